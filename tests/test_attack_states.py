@@ -86,19 +86,21 @@ def test_an_edited_state_is_refused_before_anything_changes(name):
         assert _written(optimizer.state_dict()) == before, what
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "value"),
-    [
-        ("tlr", "hf_optim_lr_scale", -1.0),
-        ("hdk", "tlr_rate_sum", -1.0),
-        ("tlr", "tlr_count", 2.5),
-        ("lookahead", "la_count", -1),
-    ],
-)
-def test_a_wrapper_goes_not_uphill_and_counts_in_whole_numbers(name, key, value):
-    """A scale of -1 was stepped with, and after a count of 2.5 no window ever ended."""
+@pytest.mark.parametrize(("name", "key", "value"), [("tlr", "tlr_count", 2.5), ("lookahead", "la_count", -1)])
+def test_a_wrapper_counts_in_whole_numbers(name, key, value):
+    """After a count of 2.5 no window ever ended."""
     _, optimizer, _ = _trained(name)
     saved = copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0][key] = value
     with pytest.raises(BadCheckpoint, match=key):
         optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("name", ["hdk", "tlr_legacy"])
+def test_a_rate_that_a_rule_has_taken_below_0_goes_on(name):
+    """Nothing keeps these rules' rates above 0, and a run of one may be saved at any step."""
+    _, optimizer, _ = _trained(name)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0] |= {"hf_optim_lr_scale": -0.13, "tlr_rate_sum": -0.4}
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["hf_optim_lr_scale"] == -0.13

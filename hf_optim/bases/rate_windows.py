@@ -21,7 +21,7 @@ from hf_optim.core.interrupts import uninterrupted
 from hf_optim.core.reduce import dot
 from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
-from hf_optim.errors import BadCheckpoint, UserError
+from hf_optim.errors import UserError
 
 
 class RateWindows(Wrapper):
@@ -115,13 +115,6 @@ class RateWindows(Wrapper):
         saved = super()._converted(saved)
         if "hf_optim_lr_scale" not in saved and "tlr_count" in saved and "lr_scale" in saved:
             saved = {k: v for k, v in saved.items() if k != "lr_scale"} | {"hf_optim_lr_scale": saved["lr_scale"]}
-        return saved
-
-    def _of_this_chain(self, saved: dict[str, Any]) -> dict[str, Any]:
-        saved = super()._of_this_chain(saved)
-        for name in ("hf_optim_lr_scale", "tlr_rate_sum"):
-            if saved[name] < 0:  # a step of a rate below 0 leads uphill
-                raise BadCheckpoint(f"{self.rule}: the checkpoint's {name} is below 0: {saved[name]}")
         return saved
 
     def _scaled_step(self, closure: Any, loss: Any, evaluate: Any) -> Any:
