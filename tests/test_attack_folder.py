@@ -135,7 +135,7 @@ def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypa
     """GNU's looks there first for what its scripts name: code that lies there was linked into a kernel, and kept."""
     (tmp_path / "libgcc_s.so.1").write_text("INPUT(./theirs.o)\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_OPTIM_CACHE", "mine")  # of the current folder, as the user says
+    monkeypatch.setenv("HF_OPTIM_CACHE", str(tmp_path / "mine"))  # the current folder's, as the user says
     kernels.Building('extern "C" void run(void*) {}').kernel()
     assert [file.suffix for file in (tmp_path / "mine" / "kernels").iterdir()] == [".so"]
 
@@ -229,8 +229,8 @@ def test_a_cache_is_this_users_alone_whatever_the_umask(
 def test_a_cache_of_the_current_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody has sent is this user's own there, and no temporary folder where Python takes it for one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    monkeypatch.delenv("HF_OPTIM_CACHE", raising=False)
+    for variable in ("XDG_CACHE_HOME", "HF_OPTIM_CACHE"):
+        monkeypatch.setenv(variable, "cache")
     assert caches.home() == Path.home() / ".cache" / "hf_optim"
     for place in (tmp_path, tmp_path / "tmp", Path("tmp")):
         monkeypatch.setattr(tempfile, "tempdir", str(place))

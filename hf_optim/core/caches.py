@@ -10,12 +10,16 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """This user's folder, which need not exist: `$XDG_CACHE_HOME/hf_optim`, default ~/.cache.
+    """This user's folder, which need not exist: `$XDG_CACHE_HOME/hf_optim`, default ~/.cache."""
+    return (_given("XDG_CACHE_HOME") or user_home() / ".cache") / "hf_optim"
 
-    A relative $XDG_CACHE_HOME counts for none: it would name a folder of the current one, which may be a stranger's.
+
+def _given(variable: str) -> Path | None:
+    """The folder that the environment names. A relative one counts for none: it would be one of the current folder's,
+    which may be a stranger's.
     """
-    given = Path(os.environ.get("XDG_CACHE_HOME") or ".")
-    return (given if given.is_absolute() else user_home() / ".cache") / "hf_optim"
+    place = Path(os.environ.get(variable) or ".")
+    return place if place.is_absolute() else None
 
 
 def user_home() -> Path:
@@ -36,8 +40,8 @@ def make(folder: Path) -> None:
 
 def folders(name: str) -> Iterator[Path]:
     """The places for what is run again, best first: below $HF_OPTIM_CACHE; else `home`, then the temporary folder."""
-    if os.environ.get("HF_OPTIM_CACHE"):
-        yield Path(os.environ["HF_OPTIM_CACHE"]).absolute() / name
+    if given := _given("HF_OPTIM_CACHE"):
+        yield given / name
         return
     try:
         yield home() / name
