@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 from attack_parts import command
 from study_fakes import make_study, replan
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.study import api, conduct
-from hf_optim.study.folder import begun
+from hf_optim.study.folder import begun, shared
+from hf_optim.study.folder.changes import read_plan
 
 
 def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
@@ -135,3 +138,65 @@ def test_what_other_runs_are_called_is_not_pooled_with_ours(tmp_path: Path, caps
     code, out, error = command(capsys, *asked, "smaran", "adamw")
     assert (code, out) == (2, "") and "'smaran' on MLP is trained otherwise in theirs than in ours: narrow it" in error
     assert command(capsys, *asked, "study=ours,optimizer=smaran", "adamw")[0] == 0
+
+
+def _of_my_file(study: Path, text: str, *seeds: int) -> Path:
+    """Adan is somebody's own, of which the runs of these seeds ran this text."""
+
+    def named(plan: dict) -> None:
+        (entry,) = (one for one in plan["optimizers"] if one["label"] == "adan")
+        entry["spec"]["name"] = "mine.py:Adan"
+
+    replan(study, named)
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        if record["spec"]["optimizer"]["name"] == "mine.py:Adan" and record["spec"]["seed"] in seeds:
+            file.write_text(json.dumps({**record, "code": {"mine.py:Adan": text}}))
+    return study
+
+
+def _leave(study: Path, *seeds: int) -> None:
+    """Takes the runs of all other seeds out of a study."""
+    plan = json.loads((study / "plan.json").read_text())
+    for run in plan["runs"]:
+        if run["seed"] not in seeds:
+            shutil.rmtree(study / "runs" / run["id"])
+    runs = [run for run in plan["runs"] if run["seed"] in seeds]
+    (study / "plan.json").write_text(json.dumps({**plan, "seeds": seeds, "runs": runs}))
+
+
+def test_two_files_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's id knows the path of its code alone: what a stranger calls as we do was pooled with ours, and what ran
+    before a change of one's own file with what ran after it.
+    """
+    mine = _of_my_file(make_study(tmp_path / "mine"), "ab" * 32, 0, 1, 2)
+    theirs = _of_my_file(make_study(tmp_path / "theirs"), "<b>" + 20 * "c", 0)
+    asked = ("results", mine, theirs, "--merge", tmp_path / "both")
+    code, _, error = command(capsys, *asked)
+    assert code == 2 and "has two results, in mine and in theirs: mine.py:Adan abababab" in error
+    assert "text" not in command(capsys, "report", theirs)[1]
+    _leave(mine, 1, 2)
+    _leave(theirs, 0)
+    assert command(capsys, *asked)[0] == 0
+    said = "Not all runs of mine.py:Adan ran the same text of it: 2 with sha256 abababababab and 1 with sha256 "
+    assert f"{said}<b>ccccccccc." in " ".join(command(capsys, "report", tmp_path / "both")[1].split())
+    assert f"{said}&lt;b&gt;ccccccccc." in (tmp_path / "both" / "report.html").read_text()
+
+
+def test_runs_of_other_code_are_not_taken_from_the_studies_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("mine.py")
+    file.write_text("Adan = 1\n")
+    beside = _of_my_file(make_study(tmp_path / "beside"), hashlib.sha256(file.read_bytes()).hexdigest(), 0, 1)
+    plan = read_plan(beside)
+    others = {run.id for run in plan.runs if run.optimizer != "adan" or run.seed < 2}
+    assert set(shared.collect(plan, tmp_path / "new", tmp_path)) == others
+    before = importing.digests(plan.to_dict())
+    file.write_text("Adan = 2\n")
+    assert len(shared.collect(plan, tmp_path / "newer", tmp_path)) == len(others) - 2 and before
+    assert importing.import_path("mine.py:Adan") == 2
+    now = importing.digests(plan.to_dict())
+    file.write_text("Adan = 1\n")
+    assert importing.digests(plan.to_dict()) == now != before  # what a record says: the text that was run

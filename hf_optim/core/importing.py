@@ -18,7 +18,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -35,6 +35,7 @@ _LOOKING = ("torch", "matplotlib")
 #: settings is a file to write its log over, and where MLflow is fed, it asks the folder's repository, too
 UNASKED = ("comet_ml",)
 _asked: set[str] = set()
+_ran: dict[str, str] = {}  # of the user's files, by their modules' names: SHA-256 of the text that was run
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 _way: ContextVar[str] = ContextVar("_way", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
@@ -261,13 +262,34 @@ class _AsWritten(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Of the text, always."""
         file = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(file), file)
+        text = self.get_data(file)
+        _ran[fullname] = hashlib.sha256(text).hexdigest()
+        code: CodeType = self.source_to_code(text, file)
         return code
+
+
+def digests(value: Any) -> dict[str, str]:
+    """SHA-256 of the file of each `file.py:NAME` in plain data: of the text that was run here, else of what stands
+    there.
+    """
+    told = {}
+    for path in paths(value):
+        where = path.rpartition(":")[0]
+        with suppress(UserError, OSError):
+            if where.endswith(".py"):
+                file = _file(where)
+                told[path] = _ran.get(_key(file)) or hashlib.sha256(file.read_bytes()).hexdigest()
+    return told
+
+
+def _key(file: Path) -> str:
+    """What the module of a file is called here."""
+    return f"hf_optim_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
 
 
 def _from_file(name: str) -> ModuleType:
     file = _file(name)
-    key = f"hf_optim_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    key = _key(file)
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, file, loader=_AsWritten(key, str(file)))
         assert spec is not None and spec.loader is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.experiment import record as records
 from hf_optim.experiment.evaluation import named
 from hf_optim.experiment.preparation import Prepared
@@ -97,6 +98,7 @@ def record(run: Prepared, seen: Measured) -> dict[str, Any]:
             "sharded": seen.sharded,
         },
         "environment": records.environment(run.processes, seen.device),
+        "code": importing.digests(spec.to_dict()),
         "groups": seen.groups,
         "data": {
             "name": data.name,

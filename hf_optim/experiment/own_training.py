@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
 from hf_optim.experiment.disk import check_error
@@ -170,6 +171,7 @@ class OwnTraining(Task):
             "time": {"train_seconds": round(seconds, 3), "steps": max((row["step"] for row in rows), default=0)},
             "memory": {"peak_rss_bytes": records.peak_memory()},
             "environment": records.environment(1, "cuda" if torch.cuda.is_available() else "cpu"),
+            "code": importing.digests(spec.to_dict()),
             "data": None,
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,7 +20,7 @@ from hf_optim.study.statistics.paired import ALPHA
 
 #: tasks that nobody has to count
 FEW = 2
-#: optimizers on tasks whose missing seeds, or tasks whose data, are told one by one
+#: optimizers on tasks whose missing seeds, tasks whose data, or files whose texts, are told one by one
 MOST_LEFT_OUT = 10
 FEW_DATA = 3
 VERDICTS = ("better", "worse", "equivalent", "undecided")
@@ -100,7 +100,7 @@ def changed(results: Results) -> list[str]:
         f"Changed after results were known: {c.words}{'' if c.added else '; what it touches is exploratory'}."
         for c in results.standing.register.changes
     ]
-    return told + _left_out(results) + _other_data(results)
+    return told + _left_out(results) + _other_data(results) + _other_code(results)
 
 
 def _left_out(results: Results) -> list[str]:
@@ -137,6 +137,22 @@ def _other_data(results: Results) -> list[str]:
         for task, had in unlike.items()
     ]
     return [*told[:MOST_LEFT_OUT], *([f"So on {len(told) - MOST_LEFT_OUT} more."] if len(told) > MOST_LEFT_OUT else [])]
+
+
+def _other_code(results: Results) -> list[str]:
+    """The files of code whose text, as runs and trials say, was not the same for all that name it: it was changed
+    between them, or two studies call their own alike.
+    """
+    texts: dict[str, Counter[str]] = {}
+    for run in {run.id: run for run in (*results.plan.runs, *results.standing.known)}.values():
+        for path, text in ((results.store.record(run.id) or {}).get("code") or {}).items():
+            texts.setdefault(path, Counter())[f"with sha256 {text[:12]}"] += 1
+    told = [
+        f"Not all runs of {path} ran the same text of it: {_counts(had)}. What differs there may be the code's."
+        for path, had in texts.items()
+        if len(had) > 1
+    ]
+    return [*told[:MOST_LEFT_OUT], *([f"So of {len(told) - MOST_LEFT_OUT} more."] if len(told) > MOST_LEFT_OUT else [])]
 
 
 def _counts(had: Counter[str]) -> str:

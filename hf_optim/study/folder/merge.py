@@ -40,6 +40,7 @@ _SAID: dict[str, Callable[[str], bool]] = {
     "time": lambda name: name == "steps",
     "memory": lambda name: name == "parameters",
     "data": lambda name: name.endswith("_samples"),
+    "code": lambda name: True,
 }
 Taken = dict[str, tuple[str, Results, Row]]  # of a run: the study that it is taken from, called so, and its row there
 

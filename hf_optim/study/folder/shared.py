@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hf_optim.core import importing
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
 from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.plan.plan import Plan
+from hf_optim.study.plan.plan import Plan, Run
 
 
 def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
-    """Bring finished runs of the plan, judged as it judges them, of the studies below `place` into `folder`; gives the
-    ids of those that were brought. A study that is a link is left alone: nobody has named what it leads to.
+    """Bring finished runs of the plan, judged as it judges them and made by the code that it names as it stands now, of
+    the studies below `place` into `folder`; gives the ids of those that were brought. A study that is a link is left
+    alone: nobody has named what it leads to.
 
     Files are linked where the file system can, else copied; a run is whole or it is not there.
     """
@@ -27,7 +29,7 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file() or any(home.glob("checkpoint-*")):  # what was trained here is gone on with
             continue
-        finished = next((other.folder for other in others if _finished(other, run.id)), None)
+        finished = next((other.folder for other in others if _finished(other, run)), None)
         if finished is None:
             continue
         copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
@@ -35,16 +37,16 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
     return brought
 
 
-def _finished(study: RecordStore, run_id: str) -> bool:
+def _finished(study: RecordStore, run: Run) -> bool:
     """Whether a study has a record of the run and its history, and nothing in the run's folder leads out of it."""
-    record = study.record(run_id)
-    if record is None or record["status"] != "ok":
+    record = study.record(run.id)
+    if record is None or record["status"] != "ok" or record.get("code", {}) != importing.digests(run.spec):
         return False
-    study.history(run_id)
-    if run_id in study.unreadable:
+    study.history(run.id)
+    if run.id in study.unreadable:
         return False
     try:
-        check_tree(study.home(run_id), LARGEST_RUN)
+        check_tree(study.home(run.id), LARGEST_RUN)
     except Refused:
         return False
     return True

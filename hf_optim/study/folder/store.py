@@ -41,6 +41,7 @@ SHAPE = {
     "memory?": Each((float, None)),
     "environment?": Each(_SCALAR),
     "execution?": Each(_SCALAR),
+    "code?": Each(str),
     "data?": (Each(_SCALAR), None),
     "started?": (str, None),
     "finished?": (str, None),

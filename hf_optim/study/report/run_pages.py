@@ -93,7 +93,7 @@ def _body(results: Results, run: Run, record: Mapping[str, Any], judged: bool) -
     yield f'<h2>History</h2><div class="curves">{"".join(_curves(rows))}</div>' if rows else ""
     yield from _samples(results, run, record)
     yield _table("Settings", flatten(run.spec))
-    for place in ("metrics", "time", "memory", "execution", "data", "environment"):
+    for place in ("metrics", "time", "memory", "execution", "data", "environment", "code"):
         yield _table(place.capitalize(), record.get(place) or {})
     yield _table("Run", {"id": run.id, "started": record.get("started"), "finished": record.get("finished")})
     if log := _log(results, run):
