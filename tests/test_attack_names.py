@@ -106,15 +106,16 @@ def test_a_study_that_bears_the_name_of_ours_is_told_apart_in_tables(
         file.write_text(json.dumps({**record, "metrics": {**record["metrics"], "test_accuracy": 0.999}}))
     alone = command(capsys, "results", mine, "--by", "optimizer")[1]
     code, out, _ = command(capsys, "results", mine, theirs / "a", "--by", "study,optimizer")
-    assert code == 0 and {line.split()[0] for line in out.splitlines()[1:]} == {"ours", "a"}
-    assert [line.split()[1:] for line in out.splitlines()[1:] if line.startswith("ours")] == [
+    rows = out.splitlines()[1:-1]  # the last line says that runs have two results
+    assert code == 0 and {line.split()[0] for line in rows} == {"ours", "a"} and "9 runs with more than one" in out
+    assert [line.split()[1:] for line in rows if line.startswith("ours")] == [
         line.split() for line in alone.splitlines()[1:]
     ]
     assert command(capsys, "results", mine, theirs / "a", "--where", "study=ours", "--by", "optimizer")[1] == alone
     assert "ours" in command(capsys, "results", mine, theirs / "b")[1].splitlines()[1]
     (tmp_path / "theirs" / "b").rename(theirs / "ours")
     out = command(capsys, "results", mine, theirs / "ours", mine, "--by", "study")[1]
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [f"{tmp_path.name}/ours", "theirs/ours"]
+    assert [line.split()[0] for line in out.splitlines()[1:-1]] == [f"{tmp_path.name}/ours", "theirs/ours"]
 
 
 def test_what_other_runs_are_called_is_not_pooled_with_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
