@@ -186,6 +186,9 @@ def test_compare_is_a_study(capsys, tmp_path: Path) -> None:
     assert code == 0 and "6 runs, seeds 0, 1, baseline adamw" in out and "smaran lr=0.05" in out
     code, out, _ = run(capsys, *given, "--trials", "3", "--output", str(tmp_path / "out"), "--dry-run")
     assert code == 0 and "9 trials, 15 runs" in out and list(tmp_path.iterdir()) == []
+    labelled = ("{name: adamw, label: β}", "{name: sgd, label: .a}", "--task", "logistic", "--size", "smoke")
+    code, out, _ = run(capsys, "compare", *labelled, "--dry-run")
+    assert code == 0 and "in studies/vs-.a-logistic-smoke" in out
 
 
 def test_the_study_that_compare_writes_down_begins_with_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def _name(given: Any, labels: Sequence[str], task: str, paths: Sequence[str] = (
             last = path.rpartition(":")[2]
             labels, task = [label.replace(path, last) for label in labels], task.replace(path, last)
         return _name(given, labels, task)
-    return f"{compared[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST]
+    return f"{compared[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST].lstrip("-._")  # labels may have no such letters
 
 
 def _dashed(text: str) -> str:
