@@ -131,8 +131,10 @@ def test_a_claim_writes_over_nothing_of_others(tmp_path: Path, capsys: pytest.Ca
     (out / "private.txt").write_text("mine")
     assert command(capsys, "reproduce", "agr-theorem41", "--page", "--output", out)[0] == 0
     assert "private" not in (page := (out / "reproduction.md").read_text()) and "agr-theorem41.csv" in page
-    code, _, error = command(capsys, "reproduce", "agr-theorem42", "--page", "--output", out)
-    assert code == 2 and "holds the reproduction of agr-theorem41 at size small" in error
+    # claims with a study, too, of which two may ask for the same runs
+    for words in (("agr-theorem42", "--page"), ("agr-table2",), ("agr-table2", "--page")):
+        code, _, error = command(capsys, "reproduce", *words, "--output", out)
+        assert code == 2 and "holds the reproduction of agr-theorem41 at size small" in error
     assert (out / "reproduction.md").read_text() == page
 
 

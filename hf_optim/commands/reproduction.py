@@ -70,6 +70,7 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
+    _standing(chosen, options, folder)
     from hf_optim.claims import wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.folder import begun
@@ -104,6 +105,7 @@ def page(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _write_tables(chosen, options, folder)
+    _standing(chosen, options, folder)
     from hf_optim.claims import wishes
     from hf_optim.study.folder import begun
 
@@ -189,22 +191,30 @@ def _tables(setting: claims.Setting) -> tuple[str, ...]:
     return (*setting.commands, *(f"{name}.csv" for name in setting.checks))
 
 
-def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
-    """Raise a UserError where something else than this reproduction stands, or what an interrupted one has left."""
+def _standing(chosen: claims.Claim, options: Options, folder: Path) -> Mapping[str, Any] | None:
+    """The reproduction of the claim that stands in the folder, None without one; a UserError for another claim's."""
     from hf_optim.core import shape
     from hf_optim.experiment.files import read_json
+
+    try:
+        standing = read_json(folder, "reproduction.json")
+    except (OSError, ValueError):
+        return None
+    if not shape.fits(standing, {"claim": str, "size": str, "judgements": [{}]}):
+        return None
+    if (standing["claim"], standing["size"]) != (chosen.name, options.size):
+        what = f"{standing['claim']} at size {standing['size']}"
+        raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
+    return dict(standing)
+
+
+def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
+    """Raise a UserError where something else than this reproduction stands, or what an interrupted one has left."""
     from hf_optim.experiment.leftovers import is_left
 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --output")
-    try:
-        standing = read_json(folder, "reproduction.json")
-    except (OSError, ValueError):
-        standing = None
-    if shape.fits(standing, {"claim": str, "size": str, "judgements": [{}]}):
-        if (standing["claim"], standing["size"]) != (chosen.name, options.size):
-            what = f"{standing['claim']} at size {standing['size']}"
-            raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
+    if (standing := _standing(chosen, options, folder)) is not None:
         own = chosen.settings[options.size].tables
         # one of a release of before does not say it, and is taken for that of the claim that comes with the package
         if standing.get("tables", own if chosen.file in claims.names() else None) != own:
