@@ -195,9 +195,12 @@ def test_mistakes_are_one_line(folder, capsys, options, words):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["plan.json", "study.yaml", "runs/{}/record.json"])
+@pytest.mark.parametrize(
+    "name", ["plan.json", "study.yaml", "runs/{}/record.json", "runs/{}/spec.json", "study-1.yaml"]
+)
 def test_a_table_takes_the_place_of_nothing_that_a_study_is_made_of(folder, capsys, name):
     file = folder / name.format(min(path.name for path in (folder / "runs").iterdir()))
+    file.touch()
     before = file.read_bytes()
     assert main(["export", str(folder), "--table", "csv", "--output", str(file)]) == 2
     assert "choose another --output" in capsys.readouterr().err and file.read_bytes() == before

@@ -14,8 +14,8 @@ from hf_optim.errors import UserError
 ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a paper"
 TABLES = ("latex", "markdown", "csv")
 CHARTS = ("pdf", "svg", "png")
-#: files that are in no other place
-STUDYS = ("plan.json", "study.yaml", "questions.jsonl", "merged.json", "record.json", "history.jsonl")
+#: of no table: what studies, runs and claims are made of, and may be in no other place
+MADE_OF = (".json", ".jsonl", ".yaml", ".yml", ".py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +64,8 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    if table is not None and output is not None and Path(output).name in STUDYS and os.path.lexists(output):
-        raise UserError(f"{output} is what a study is made of, and no table takes its place: choose another --output")
+    if table is not None and output is not None and Path(output).suffix in MADE_OF and os.path.lexists(output):
+        raise UserError(f"{output} is no table, and none takes its place: choose another --output")
     from hf_optim.experiment.disk import writing
     from hf_optim.experiment.files import write_atomically
     from hf_optim.experiment.leftovers import sweep
