@@ -178,6 +178,8 @@ def test_two_files_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.Cap
     assert "text" not in command(capsys, "report", theirs)[1]
     _leave(mine, 1, 2)
     _leave(theirs, 0)
+    code, _, error = command(capsys, *asked[:3], "--compare", "adan", "adamw")
+    assert code == 2 and "'adan' on MLP is trained otherwise in theirs than in mine: narrow it" in error
     assert command(capsys, *asked)[0] == 0
     said = "Not all runs of mine.py:Adan ran the same text of it: 2 with sha256 abababababab and 1 with sha256 "
     assert f"{said}<b>ccccccccc." in " ".join(command(capsys, "report", tmp_path / "both")[1].split())

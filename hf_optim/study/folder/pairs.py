@@ -193,13 +193,15 @@ def _check_settings(rows: Sequence[Row], text: str) -> None:
     """Raise a UserError where a side is of several studies that mean different runs by it: pooled seed by seed, they
     would be one optimizer's that nobody has tried.
     """
-    known: dict[str, tuple[str, set[str]]] = {}
-    of: dict[tuple[str, str], set[str]] = {}
+    known: dict[tuple[str, str], tuple[str, set[str]]] = {}
+    of: dict[tuple[str, str, str], set[str]] = {}
     for row in rows:
-        own = {k: v for k, v in row.items() if k.startswith("spec.") and k not in _NO_SETTINGS and v is not None}
-        of.setdefault((row["task"], row["study"]), set()).add(json.dumps(own, sort_keys=True))
-    for (task, study), settings in of.items():
-        first, same = known.setdefault(task, (study, settings))
+        for part in ("spec.", "code."):  # the text of code is what records say, as far as they do
+            own = {k: v for k, v in row.items() if k.startswith(part) and k not in _NO_SETTINGS and v is not None}
+            if own:
+                of.setdefault((part, row["task"], row["study"]), set()).add(json.dumps(own, sort_keys=True))
+    for (part, task, study), settings in of.items():
+        first, same = known.setdefault((part, task), (study, settings))
         if settings != same:
             raise UserError(
                 f"--compare: {text!r} on {task} is trained otherwise in {study} than in {first}: narrow it, as in "

@@ -103,7 +103,7 @@ def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, m
             row |= {name: value for name, value in (record.get(place) or {}).items() if name not in row}
         row["value"] = (record.get("metrics") or {}).get(metric)
         row |= {f"data.{k}": v for k, v in (record.get("data") or {}).items()}
-        row |= {f"{p}.{k}": v for p in ("environment", "execution") for k, v in (record.get(p) or {}).items()}
+        row |= {f"{p}.{k}": v for p in ("environment", "execution", "code") for k, v in (record.get(p) or {}).items()}
         row |= {key: record.get(key) for key in ("started", "finished")}
     return row | {f"spec.{key}": value for key, value in flatten(spec).items()}
 

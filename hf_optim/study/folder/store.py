@@ -47,7 +47,7 @@ SHAPE = {
     "finished?": (str, None),
 }
 #: the parts of a record that become columns
-_NAMED = ("metrics", "time", "memory", "environment", "execution", "data")
+_NAMED = ("metrics", "time", "memory", "environment", "execution", "code", "data")
 _MISSING: dict[str, Any] = {
     "error": None,
     "primary": None,
