@@ -1,12 +1,15 @@
 """Optimizers' states, edited: refused in words before anything changes, or stepped with; never a crash."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from contract import NAMES, make, step
 
-from hf_optim.errors import BadCheckpoint
+import hf_optim
+from hf_optim.errors import BadCheckpoint, UserError
+from hf_optim.experiment.resuming import as_specified
 
 SPARSE, META = torch.ones(3, 3).to_sparse(), torch.empty((), device="meta")
 #: of whatever shape a tensor has, another that no rule can use
@@ -104,3 +107,38 @@ def test_a_rate_that_a_rule_has_taken_below_0_goes_on(name):
     saved["param_groups"][0] |= {"hf_optim_lr_scale": -0.13, "tlr_rate_sum": -0.4}
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["hf_optim_lr_scale"] == -0.13
+
+
+ADAMW = {"name": "torch.optim:AdamW", "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "value"),
+    [
+        ({"name": "hd_adam", "lr": 0.1}, "lr_0", 5.0),
+        ({"name": "sgdm", "lr": 0.1, "grad_transform": "agr"}, "agr", False),
+        (ADAMW, "betas", (0.5, 0.5)),
+        ({"name": "lookahead", "base": ADAMW}, "maximize", True),
+        (ADAMW, "nothing of its own", 1),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_of_its_own_wherever_groups_hold_them(spec, key, value):
+    """They were only compared where they are hyper-parameters of a rule of ours."""
+
+    def new():
+        optimizer = hf_optim.create(spec, torch.nn.Linear(3, 2))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+        args, spending = SimpleNamespace(fp16=False), SimpleNamespace(bounded=False)
+        return SimpleNamespace(optimizer=optimizer, lr_scheduler=schedule, args=args, spending=spending)
+
+    trainer, saved = new(), copy.deepcopy(new().optimizer.state_dict())
+    with as_specified(trainer, 0):
+        trainer.optimizer.load_state_dict(saved)
+    for group in saved["param_groups"]:
+        group[key] = value
+    if key == "nothing of its own":
+        with as_specified(trainer, 0):
+            trainer.optimizer.load_state_dict(saved)
+    else:
+        with pytest.raises(UserError, match=f"its optimizer has {key} = .*, and the run "), as_specified(trainer, 0):
+            trainer.optimizer.load_state_dict(saved)

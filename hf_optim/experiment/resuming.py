@@ -159,17 +159,19 @@ def _check_schedule(file: Path) -> None:
 
 
 def settings(optimizer: Any) -> list[dict[str, Any]]:
-    """The settings of each group of an optimizer of ours, as its specification has them. What others call settings
-    they may write into.
+    """The settings of each group of an optimizer of ours or torch's, which a wrapper may hold, as its specification has
+    them. What others call settings they may write into.
     """
-    own = unwrapped(optimizer)
+    own, names = unwrapped(optimizer), set[str]()
     while isinstance(own, Wrapper):
         own = own.base
-    if not isinstance(own, Optimizer):
-        return []
-    told = {"lr"} | ({"steps_per_epoch"} - own.given)  # by the schedule, and as training begins
-    names = own.defaults.keys() - validate.FOREIGN_KEYS - told
-    return [{name: group[name] for name in sorted(names) if name in group} for group in own.param_groups]
+    if isinstance(own, Optimizer):
+        told = {"lr"} | ({"steps_per_epoch"} - own.given)  # by the schedule, and as training begins
+        opt_outs = {own.transform.opt_out} - {""} if own.transform is not None else set()
+        names = (own.defaults.keys() | own.kept.keys()) - validate.FOREIGN_KEYS - told | opt_outs
+    elif type(own).__module__.startswith("torch.optim."):
+        names = own.defaults.keys() - validate.FOREIGN_KEYS - {"lr"}
+    return [{name: group.get(name) for name in sorted(names)} for group in own.param_groups]
 
 
 @contextmanager
