@@ -243,3 +243,21 @@ def test_a_parameter_that_joins_late_gets_slow_weights_of_its_own():
     advance(opt, params, range(3, 8))
     assert {g["la_count"] for g in opt.param_groups} == {0, 1} or len({g["la_count"] for g in opt.param_groups}) == 1
     assert all("la_slow" in opt.state[p] for p in params)
+
+
+def test_the_last_change_of_a_rate_is_told_after_going_on():
+    """A run that went on told 1 until the next window's end, and its history was another one."""
+
+    def new():
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, hf_optim.create("tlr", model, base={"name": "sgd", "lr": 0.1}, interval=1)
+
+    model, optimizer = new()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(4, 3)).square().mean().backward()
+        optimizer.step()
+    _, again = new()
+    again.load_state_dict(optimizer.state_dict())
+    assert optimizer.figures()["lr_factor"] != 1 and again.figures() == optimizer.figures()

@@ -27,7 +27,8 @@ from hf_optim.errors import UserError
 class RateWindows(Wrapper):
     """Base of the wrappers that learn a rate; a subclass sets `scope` and writes `_rescaled`."""
 
-    memory = {"hf_optim_lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0}
+    memory = {"hf_optim_lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0,
+              "tlr_factor": 1.0}  # fmt: skip
     tensors, scalars = ("tlr_w", "tlr_u", "tlr_scale"), ("tlr_scale",)
     state_bytes = 8
     #: windows begin with the first step; else where the first due step ends
@@ -36,7 +37,6 @@ class RateWindows(Wrapper):
     scope: str = "global"
 
     def __init__(self, base: torch.optim.Optimizer) -> None:
-        self.last_factor = 1.0
         if isinstance(base, torch.optim.Optimizer) and any("lr" not in group for group in base.param_groups):
             raise UserError(f"{self.rule}: {type(base).__name__} has no lr in its parameter groups to adapt")
         super().__init__(base)
@@ -173,12 +173,15 @@ class RateWindows(Wrapper):
                 value = self._rescaled(1.0 if scale is None else float(scale), _sums([row]), self.param_groups[i])
                 self._put(p, "tlr_scale", torch.tensor(value, dtype=torch.float64, device="cpu"))
             return
+        factor = self.param_groups[0]["tlr_factor"]
         for i, group in enumerate(self.param_groups):
             own = [row for row, (j, _) in zip(table, used, strict=True) if self.scope == "global" or i == j]
             if own:
                 before = group["hf_optim_lr_scale"]
                 group["hf_optim_lr_scale"] = self._rescaled(before, _sums(own), group)
-                self.last_factor = group["hf_optim_lr_scale"] / before if before else 1.0
+                factor = group["hf_optim_lr_scale"] / before if before else 1.0
+        for group in self.param_groups:
+            group["tlr_factor"] = factor
 
     # --- what it is doing --------------------------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class RateWindows(Wrapper):
         return {
             **super().figures(),
             "lr_scale": self.param_groups[0]["hf_optim_lr_scale"],
-            "lr_factor": self.last_factor,
+            "lr_factor": self.param_groups[0]["tlr_factor"],
         }
 
 
