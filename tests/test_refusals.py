@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,20 @@ def test_refused_at_construction_and_as_a_further_group(name: str, kind: str) ->
     with pytest.raises(UserError, match=message):
         optimizer.add_param_group({"params": [wrong()]})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["adabelief", "adamw", "adamw_agr", "muon", "sls", "smaran"])
+@pytest.mark.parametrize("value", [np.array(0.5), np.array([0.5, 0.9]), torch.ones(2), torch.empty((), device="meta")])
+def test_an_array_is_no_setting(name: str, value: object) -> None:
+    """Where it was looked up among a rule's choices, or in a group's place, it was numpy's or torch's own error."""
+    for key in registry.info(name).defaults.keys() - {"lr"}:
+        with pytest.raises(UserError, match=key):
+            registry.create(name, nn.Linear(2, 2), **{key: value})
+
+
+def test_a_choice_of_numbers_is_named() -> None:
+    with pytest.raises(UserError, match="reset_option must be 0, 1 or 2, got 5"):
+        registry.create("sls", nn.Linear(2, 2), reset_option=5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 from hf_optim.core.wording import either
@@ -92,8 +92,9 @@ def closest(word: str, words: Iterable[str]) -> str:
     return did_you_mean(nearest(word, words))
 
 
-def no_choice(name: str, value: Any, words: Collection[str], written: str = "") -> str:
-    """What is wrong with a value that is none of the words; `written` is how the message shows it (default: repr)."""
+def no_choice(name: str, value: Any, choices: Collection[Any], written: str = "") -> str:
+    """What is wrong with a value that is none of the choices; `written` is how the message shows it (default: repr)."""
+    words = [str(choice) for choice in choices]
     return f"{name} must be {either(words)}, got {written or repr(value)}{closest(str(value), words)}"
 
 
@@ -121,9 +122,10 @@ def _elements(value: Any) -> int:
 
 def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float, float, bool, bool] | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        given = value
+        given: Any = value
+        single = isinstance(given, Hashable) and hasattr(given, "item") and _elements(given) == 1
         try:
-            value = value.item() if hasattr(value, "item") and _elements(value) == 1 else None  # a tensor or numpy rate
+            value = given.item() if single else None  # a tensor or numpy's number, but no array
         except (RuntimeError, NotImplementedError):  # a tensor that has no numbers
             value = None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -155,7 +157,7 @@ def values(
         value = group[name]
         limits = bounds.get(name, COMMON.get(name))
         if name in choices:
-            if value not in choices[name]:
+            if not isinstance(value, (str, int, float)) or value not in choices[name]:
                 raise UserError(f"{owner}: {no_choice(name, value, choices[name])}")
         elif isinstance(default, bool):
             if not isinstance(value, bool):

@@ -76,9 +76,9 @@ class AdaBelief(Optimizer):
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
-        if fixed_decay and not weight_decouple:
+        if fixed_decay is True and weight_decouple is False:
             raise UserError("adabelief: fixed_decay is a kind of decoupled decay: set weight_decouple=True or leave it")
-        if amsgrad and rectify:
+        if amsgrad is True and rectify is True:
             once(
                 "adabelief: amsgrad has no effect on rectified steps, as in the published code; "
                 "set rectify=False to use the maximum"
