@@ -193,8 +193,8 @@ class CausalLM(Task):
 
         nats, tokens, right, covered, unknown, spelled = predictions.sum(axis=0)
         loss = float(nats / tokens)
-        with np.errstate(over="ignore"):
-            figures = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
+        perplexity = float(np.exp(min(loss, 700.0)))  # infinite, no checkpoint could be read again
+        figures = {"loss": loss, "perplexity": perplexity, "accuracy": float(right / tokens)}
         if unknown:
             figures["unknown"] = float(unknown / tokens)
         return {**figures, "bits_per_byte": float((nats / np.log(2) + 8 * spelled) / covered)}

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from untimed import untimed
@@ -119,6 +120,12 @@ def test_unknown_words_are_spelled_in_bits_per_byte() -> None:
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "sums"), [("lm", (1e6, 1000, 9, 9, 0, 0)), ("albert", (1e6, 1000, 9, 1, 1))])
+def test_the_perplexity_of_a_loss_without_bounds_is_a_number(task: str, sums: tuple[float, ...]) -> None:
+    """Trainer's state held an infinite one, and no run went on from there."""
+    assert math.isfinite(load(task).measure(np.array([sums]), np.zeros(0))["perplexity"])
 
 
 def test_the_record_has_every_figure_of_every_split(gpt2_run) -> None:
