@@ -237,6 +237,13 @@ def test_the_planted_speed_up_is_found_at_every_size(climbed: tuple[Path, Ladder
         assert trend.tenfold.value == pytest.approx(1.0, abs=0.05)  # it does not depend on the size
 
 
+def test_each_law_is_fitted_once(climbed: tuple[Path, Ladder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was for each point that was compared with it: five hundred rungs took minutes."""
+    law, fitted = ladder.law, []
+    monkeypatch.setattr(ladder, "law", lambda *of: fitted.append(repr(of)) or law(*of))
+    assert ladder.build(results.load(climbed[0])) and len({*fitted}) == len(fitted) > 0
+
+
 def test_what_carrying_costs_is_found(climbed: tuple[Path, Ladder]) -> None:
     _, findings = climbed
     assert {c.optimizer for c in findings.carried} == {"AdamW", "Lion"}  # SGD is not tuned

@@ -11,9 +11,9 @@ the largest rung it supposes that this law goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 from hf_optim.study.statistics.speedup import SpeedUp
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+Logs = dict[tuple[str, str], dict[int, float]]  # by task and optimizer, then by unit
 FLAT = 1e-12  # a slope of no more gains nothing, and nothing is divided by it
 
 
@@ -119,9 +122,10 @@ def build(results: Results) -> Ladder | None:
     by_size = sorted({rung["parameters"] for rung in rungs})
     ahead = by_size[-1] * (by_size[-1] / by_size[-2] if len(by_size) > 1 else 10)
     tokens = max(rung["multiple"] for rung in rungs if rung["all"]) * ahead  # where all optimizers are
-    speeds = tuple(_speeds(results, points))
+    logs = _log_factors(plan, points)
     labels = [o["label"] for o in plan.optimizers]
-    of = {label: _comparable([p for p in points if p.optimizer == label]) for label in labels}
+    by_label = _grouped(points, lambda p: p.optimizer)
+    of = {label: _comparable(by_label.get(label, [])) for label in labels}
     return Ladder(
         metric=plan.tasks[0]["primary"]["name"],
         counted=rungs[0]["counted"],
@@ -130,8 +134,8 @@ def build(results: Results) -> Ladder | None:
         points=points,
         lines=tuple(line for label in labels for line in lines(of[label])),
         trends=tuple(t for label in labels if (t := _trend(of[label], ahead, tokens))),
-        speeds=speeds,
-        speed_trends=tuple(_speed_trends(plan, points)),
+        speeds=tuple(_speeds(results, points, logs)),
+        speed_trends=tuple(_speed_trends(plan, points, logs)),
         rates=tuple(ladder_rates.rates(results)),
         carried=tuple(ladder_rates.carried(results, {(p.rung["task"], p.optimizer): p.losses for p in points})),
         batches=tuple(_batches(plan, points)),
@@ -211,79 +215,95 @@ def _trend(points: Sequence[Point], ahead: float, tokens: float) -> Trend | None
     )
 
 
-def _like(rung: Rung, other: Rung) -> bool:
-    """Whether two rungs differ in their tokens alone."""
-    return bool(rung["parameters"] == other["parameters"] and rung["batch_size"] == other["batch_size"])
+def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their key, in their order: a ladder of a thousand rungs is looked through once."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
-def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
+def _shape(rung: Rung) -> tuple[int, int]:
+    """What rungs that differ in their tokens alone have in common."""
+    return rung["parameters"], rung["batch_size"]
+
+
+def _speeds(results: Results, points: Sequence[Point], logs: Logs) -> list[Speed]:
     plan, known = results.plan, results.standing.arms
     assert plan.ladder is not None
     tasks = {task["label"]: task for task in plan.tasks}
+    rungs = sorted(plan.ladder["rungs"], key=lambda r: r["tokens"])
+    bases = _grouped((r for r in rungs if plan.baseline in tasks[r["task"]]["only"]), _shape)
     speeds = []
     for p in points:
-        base = [r for r in plan.ladder["rungs"] if _like(r, p.rung) and plan.baseline in tasks[r["task"]]["only"]]
+        base = bases.get(_shape(p.rung), [])
         if p.optimizer == plan.baseline or len(base) < 2:
             continue
-        base.sort(key=lambda r: r["tokens"])
         curve = {r["tokens"] / p.tokens: known.get((r["task"], plan.baseline), Arm()) for r in base}
         other = known.get((p.rung["task"], p.optimizer), Arm())
         bounded = speedups.factor(tasks[p.rung["task"]], curve, other, plan.per_unit)
-        logs = _log_factors(plan, points, p)
-        speeds.append(Speed(p.rung, p.optimizer, bounded, exponential(list(logs.values()))))
+        fitted = exponential(list(logs[p.rung["task"], p.optimizer].values()))
+        speeds.append(Speed(p.rung, p.optimizer, bounded, fitted))
     return speeds
 
 
-def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, float]:
-    """ln of the fitted factor by unit: the advantage in ln loss over the baseline's mean slope against ln tokens."""
-    base = _usable([q for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)])
-    here = next((q for q in base if q.rung["task"] == p.rung["task"]), None)
-    units = [u for u in shared([*base, p]) if p.losses[u] > 0]
-    if here is None or len(base) < 2 or not units:
-        return {}
-    slope = float(np.mean([law(base, u)[2] for u in units]))
-    if not slope > FLAT:  # the baseline does not gain by training longer, so nothing can be told in tokens
-        return {}
-    return {u: (math.log(here.losses[u]) - math.log(p.losses[u])) / slope for u in units}
+def _log_factors(plan: Plan, points: Sequence[Point]) -> Logs:
+    """ln of the fitted factor of each point by unit: the advantage in ln loss over the baseline's mean slope against
+    ln tokens.
+    """
+    bases = _grouped(_usable([p for p in points if p.optimizer == plan.baseline]), lambda p: _shape(p.rung))
+    slopes = {at: {u: law(base, u)[2] for u in shared(base)} for at, base in bases.items() if len(base) > 1}
+    losses = {p.rung["task"]: p.losses for base in bases.values() for p in base}
+    logs: Logs = {}
+    for p in points:
+        by_unit, here = slopes.get(_shape(p.rung), {}), losses.get(p.rung["task"], {})
+        units = [u for u in by_unit if p.losses.get(u, 0) > 0]
+        slope = float(np.mean([by_unit[u] for u in units])) if units else 0.0
+        # The baseline may not gain by training longer: then nothing can be told in tokens.
+        told = units if here and slope > FLAT else []
+        logs[p.rung["task"], p.optimizer] = {u: (math.log(here[u]) - math.log(p.losses[u])) / slope for u in told}
+    return logs
 
 
-def _speed_trends(plan: Plan, points: Sequence[Point]) -> list[SpeedTrend]:
+def _speed_trends(plan: Plan, points: Sequence[Point], logs: Logs) -> list[SpeedTrend]:
+    reach = _grouped((p for p in points if p.optimizer == plan.baseline), lambda p: _shape(p.rung))
+    budgets = {at: (min(p.tokens for p in base), max(p.tokens for p in base)) for at, base in reach.items()}
+    order = {o["label"]: i for i, o in enumerate(plan.optimizers) if o["label"] != plan.baseline}
+    groups = _grouped((p for p in points if p.optimizer in order), lambda p: (order[p.optimizer], p.rung["multiple"]))
     trends = []
-    for label in (o["label"] for o in plan.optimizers if o["label"] != plan.baseline):
-        for multiple in sorted({p.rung["multiple"] for p in points if p.optimizer == label}):
-            mine = [p for p in points if p.optimizer == label and p.rung["multiple"] == multiple]
-            mine = [p for p in mine if p.rung["batch_size"] == mine[0].rung["batch_size"]]
-            logs = [_log_factors(plan, points, p) for p in mine]
-            units = sorted(set.intersection(*map(set, logs)))
-            if len({p.rung["parameters"] for p in mine}) < 2 or len(units) < 2:
-                continue
-            if not all(_within(plan, points, p, list(by_unit.values())) for p, by_unit in zip(mine, logs, strict=True)):
-                continue  # what no budget of the baseline reaches is a guess, and so is a line through it
-            x = np.log10([p.rung["parameters"] for p in mine])
-            lines = [np.polyfit(x, [by_unit[u] for by_unit in logs], 1) for u in units]
-            trends.append(SpeedTrend(label, multiple, exponential([float(line[0]) for line in lines])))
+    for (_, multiple), mine in sorted(groups.items(), key=lambda group: group[0]):
+        label = mine[0].optimizer
+        mine = [p for p in mine if p.rung["batch_size"] == mine[0].rung["batch_size"]]
+        fitted = [logs[p.rung["task"], label] for p in mine]
+        units = sorted(set.intersection(*map(set, fitted)))
+        if len({p.rung["parameters"] for p in mine}) < 2 or len(units) < 2:
+            continue
+        if not all(_within(budgets[_shape(p.rung)], p, [*f.values()]) for p, f in zip(mine, fitted, strict=True)):
+            continue  # what no budget of the baseline reaches is a guess, and so is a line through it
+        x = np.log10([p.rung["parameters"] for p in mine])
+        lines = [np.polyfit(x, [by_unit[u] for by_unit in fitted], 1) for u in units]
+        trends.append(SpeedTrend(label, multiple, exponential([float(line[0]) for line in lines])))
     return trends
 
 
-def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]) -> bool:
-    """Whether a mean factor lies within the baseline's budgets."""
-    budgets = [q.tokens / p.tokens for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)]
-    return math.log(min(budgets)) <= float(np.mean(logs)) <= math.log(max(budgets))
+def _within(budgets: tuple[float, float], p: Point, logs: Sequence[float]) -> bool:
+    """Whether a mean factor lies within the baseline's budgets, of which these are the least and the most tokens."""
+    low, high = budgets
+    return math.log(low / p.tokens) <= float(np.mean(logs)) <= math.log(high / p.tokens)
 
 
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
     """Steps to the hardest loss that the baseline reaches, on average, at every batch size of a model size."""
     measured = []
-    for size in sorted({p.rung["parameters"] for p in points}):
-        here = _usable([p for p in points if p.rung["parameters"] == size])
-        batches = sorted({p.rung["batch_size"] for p in here})
-        base = [p for p in here if p.optimizer == plan.baseline]
-        if len(batches) < 2 or {p.rung["batch_size"] for p in base} != set(batches):
+    for size, here in sorted(_grouped(_usable(points), lambda p: p.rung["parameters"]).items()):
+        cells = _grouped(here, lambda p: (p.optimizer, p.rung["batch_size"]))
+        batches = sorted({batch for _, batch in cells})
+        if len(batches) < 2 or not all((plan.baseline, batch) in cells for batch in batches):
             continue
-        target = max(min(p.loss.value for p in base if p.rung["batch_size"] == b) for b in batches)
+        target = max(min(p.loss.value for p in cells[plan.baseline, batch]) for batch in batches)
         for label in (o["label"] for o in plan.optimizers):
             for batch in batches:
-                mine = [p for p in here if p.optimizer == label and p.rung["batch_size"] == batch]
+                mine = cells.get((label, batch), [])
                 units = shared(mine)
                 laws = [law(mine, u) for u in units] if len(mine) > 1 else []
                 # Size is one here, so that its exponent is 0 and a holds it.

@@ -64,13 +64,13 @@ def variants(
     assert judgement is not None
     looks = [n for n in results.plan.looks if n <= judgement.units]
     called = {row.optimizer: row.named for row in registered.rows}
+    runs = tuple(run for run in results.standing.state.runs if run.task == task["label"])
     for number, metric in enumerate(names):
         better = declared(task, metric)
         assert better is not None
         other = {**task, "primary": {"name": metric, "greater_is_better": better[0]}}
         margin = results.plan.margin if metric == registered.metric else None
-        plan = dataclasses.replace(results.plan, tasks=(other,), family="tasks", margin=margin)
-        runs = [run for run in results.standing.state.runs if run.task == task["label"]]
+        plan = dataclasses.replace(results.plan, tasks=(other,), runs=runs, family="tasks", margin=margin)
         outcomes = arms(plan, runs, results.store)
         for baseline in (row.optimizer for row in registered.rows):
             if (metric, baseline) == (registered.metric, registered.baseline):
