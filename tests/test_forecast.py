@@ -11,7 +11,7 @@ from hf_optim.commands import train as command
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, flops, footprint, forecast
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.experiment.task import load, names
+from hf_optim.experiment.task import check_run, load, names
 from hf_optim.study.launch import jobs, launcher
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +137,20 @@ def test_what_does_not_fit_is_said(monkeypatch):
         "of unknown cost (gradient_accumulation_steps: auto: one sample takes"
         in forecast.lines([("M", auto.to_dict(), 1)], None)[1]
     )
+
+
+def test_a_model_that_the_machine_cannot_hold_is_not_made(monkeypatch):
+    """A few lines of YAML took all memory of whoever looked at their cost."""
+    made = []
+    task, _, _ = check_run(BASE)
+    make = task.model
+    monkeypatch.setattr(task, "model", lambda *of: made.append(make(*of)) or made[-1])
+    monkeypatch.setattr(footprint, "machine", lambda: 300_000)
+    for card, weights in ((None, "407.1 kB"), (cards.find("A100"), "")):
+        made.clear()
+        told = forecast.lines([("M", BASE.to_dict(), 1)], card)[1]
+        assert (f"of unknown cost (to look at it takes {weights}, and" in told) == bool(weights), told
+        assert all(p.is_meta for model in made for p in model.parameters()) == bool(weights)
 
 
 @pytest.mark.parametrize("name", names())

@@ -62,11 +62,11 @@ def available() -> int:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         sharers = int(os.environ.get(SHARERS, "1"))
     else:
-        total, sharers = _machine(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        total, sharers = machine(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return int(SPARE * total / sharers)
 
 
-def _machine() -> int:
+def machine() -> int:
     """Bytes of memory that the machine has, or that its container may take."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

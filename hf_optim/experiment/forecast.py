@@ -106,6 +106,8 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
     try:
         key = _pass_key(spec, numbers.precision)
         if key not in seen.passes:
+            if ":" not in spec.task:  # code of your own may keep what it makes, which would have no values then
+                _check_room(task, name, preset, data, 1 if card else 2)
             optimizer = registry.build(spec.optimizer, model())
             batch = flops.probe(data.train, task.collate(data))
             see = footprint.measure if card is None and torch.cuda.is_available() else footprint.estimate
@@ -129,6 +131,16 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
     finally:
         state.restore()
     return Forecast(numbers.steps, total, needs.of(numbers.per_device), seconds)
+
+
+def _check_room(task: Task, name: str, preset: Preset, data: Data, copies: int) -> None:
+    """Raise a UserError where so many times a model's weights (their gradients, too, if a step is made) are more than
+    the machine's memory, before any of them is made.
+    """
+    with quiet(), torch.device("meta"):
+        needed = copies * sum(p.numel() * p.element_size() for p in task.model(name, preset, data).parameters())
+    if needed > (room := int(footprint.SPARE * footprint.machine())):
+        raise UserError(f"to look at it takes {size_text(needed)}, and there are {size_text(room)} to plan with")
 
 
 def _pass_key(spec: RunSpec, precision: str) -> str:
