@@ -153,6 +153,13 @@ def test_a_model_that_the_machine_cannot_hold_is_not_made(monkeypatch):
         assert all(p.is_meta for model in made for p in model.parameters()) == bool(weights)
 
 
+def test_no_text_is_made_up_of_more_words_than_a_model_has(monkeypatch):
+    """A dry run wrote down a billion words, which took all memory."""
+    monkeypatch.setattr("hf_optim.tasks.data.blocks.MOST_IDS", 400)
+    lm = RunSpec("lm", "gpt2", "smoke", {"name": "adamw"}, options={"vocabulary": 500})
+    assert "vocabulary must be at most 400, got 500" in forecast.lines([("T", lm.to_dict(), 1)], None)[1]
+
+
 @pytest.mark.parametrize("name", names())
 def test_synthetic_data_have_the_form_of_the_real_ones(name):
     """The same columns, types and shapes as the embedded data's, and a bf16 step of a model is finite."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data
 from hf_optim.tasks.data.published_counts import IMAGES, TEXTS
 
@@ -64,6 +65,8 @@ def blocks(name: str, length: int, vocabulary: int) -> Data:
     """Blocks of a text for a causal language model, with a tokenizer of as many words."""
     from hf_optim.tasks.data import blocks as texts
 
+    if vocabulary > texts.MOST_IDS:
+        raise UserError(f"options: vocabulary must be at most {texts.MOST_IDS:,}, got {vocabulary:,}")
     tokenizer = texts.words([" ".join(f"w{number}" for number in range(vocabulary))], vocabulary)
     known = TEXTS.get(name)
     words = 400_000 if known is None else known.words
