@@ -193,6 +193,8 @@ def test_a_run_goes_on_from_plain_shards(
     monkeypatch.setattr(Trainer, method, lambda trainer, checkpoint, *_: read(folder))
     trainer = object.__new__(TaskTrainer)
     trainer.model = torch.nn.Linear(1, 1)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda _: 1.0)
     with pytest.raises(pickle.UnpicklingError):
         getattr(trainer, method)(str(folder.parent))
     assert not mark.exists()
