@@ -24,6 +24,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import results as records
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import worker
 from hf_optim.study.launch.messages import Request
 
@@ -138,7 +139,9 @@ def test_what_is_no_file_of_the_folder_is_not_read(
     before = everything(secret)
     code, out, _ = command(capsys, "report", study)
     assert code == 0 and ("is a link, which is not followed" in out or "is no plain file" in out)
-    assert len(records.load(study).records) == (0 if attack is link_runs else 3)
+    left = 0 if attack is link_runs else 3
+    assert len(records.load(study).records) == left
+    assert sum(read_status(home) is not None for home in study.glob("runs/*")) == left
     assert everything(secret) == before
 
 

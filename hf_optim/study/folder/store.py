@@ -212,13 +212,13 @@ def _row(line: str) -> Any:
 
 
 def read_status(home: Path) -> str | None:
-    """The status in a run's record, None without one of ours.
+    """The status in the record of a run, `home` being a study's runs/ID; None without one of ours.
 
     Raises UserError where the disk does not say what stands there: whoever takes that for no record runs the run anew,
     and removes the record.
     """
     try:
-        record = files.read_json(home, RECORD)
+        record = files.read_json(home.parents[1], f"runs/{home.name}/{RECORD}")  # not where a link leads
     except (FileNotFoundError, NotADirectoryError, files.Refused, ValueError):
         return None
     except OSError as error:

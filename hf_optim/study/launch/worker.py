@@ -169,7 +169,7 @@ def _machine_fault(home: Path) -> bool:
 
 def _record(home: Path) -> dict[str, Any]:
     try:
-        record = read_json(home, RECORD)
+        record = read_json(home.parents[1], f"runs/{home.name}/{RECORD}")
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
