@@ -3,6 +3,7 @@ at once; and what can be read of it is read without running it."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -175,6 +176,22 @@ def test_a_function_that_returns_something_else_stops_the_study_at_its_first_run
         run(result, 0)
     assert read_status(folder / "study" / "runs" / "run0") is None
     assert run("{'test_loss': 1.0}", 0) == "ok"  # the same command, mended
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "said"),
+    [("1", "object()", "loss = <object"), ("1", "10**400", "loss = 1000"), ("10**30", "1.0", r"step = 1e\+30")],
+)
+def test_what_no_history_holds_is_named(step, value, said, run):
+    """`train` ended in a traceback of json's, or the study with a record that nobody could read."""
+    with pytest.raises(UserError, match=f"mine logged {said}"):
+        run(f"(log({step}, loss={value}), {{'test_loss': 1.0}})[1]", 0)
+
+
+def test_a_tensor_that_is_logged_is_its_number(run, folder):
+    assert run("(log(1, loss=__import__('torch').tensor(0.5), lr=[1, None]), {'test_loss': 1.0})[1]", 0) == "ok"
+    (row,) = map(json.loads, (folder / "study" / "runs" / "run0" / "history.jsonl").read_text().splitlines())
+    assert (row["step"], row["loss"], row["lr"]) == (1, 0.5, [1, None])
 
 
 def test_a_function_without_the_figure_that_tuning_asks_for_stops_it_too(run, folder):

@@ -26,7 +26,7 @@ from hf_optim.experiment import record as records
 from hf_optim.experiment.disk import check_error
 from hf_optim.experiment.files import remove, write_json, write_rows
 from hf_optim.experiment.spec import SIZES, RunSpec
-from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value, check_run
+from hf_optim.experiment.task import MOST_OF_ANYTHING, Data, Metric, Preset, Primary, Size, Task, Value, check_run
 
 #: arguments that a function may ask for by name; every other one is an option of the study's YAML
 GIVEN = ("optimizer", "seed", "log", "folder")
@@ -133,7 +133,8 @@ class OwnTraining(Task):
         rows: list[dict[str, Any]] = []
 
         def log(step: int, **values: float) -> None:
-            rows.append({"step": int(step), **values, "seconds": round(time.perf_counter() - begun, 4)})
+            figures = {name: self._logged(name, value) for name, value in values.items()}
+            rows.append({"step": self._step(step), **figures, "seconds": round(time.perf_counter() - begun, 4)})
 
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
@@ -214,18 +215,30 @@ class OwnTraining(Task):
         rows = []
         for entry in logged:
             figures = {names.get(k, k.replace("eval_", "validation_", 1)): v for k, v in entry.items() if _is_figure(v)}
-            rows.append({"step": int(entry["step"]), **figures})
+            figures = {name: self._logged(name, value) for name, value in figures.items()}
+            rows.append({"step": self._step(entry["step"]), **figures})
         return {key: value for key, value in metrics.items() if math.isfinite(value)}, rows
 
-    def _number(self, name: Any, value: Any) -> float:
+    def _logged(self, name: str, value: Any) -> Any:
+        """What a history can hold: of a tensor or a number of numpy's its value, which is what was meant."""
+        if isinstance(value, (list, tuple)):
+            return [self._logged(name, entry) for entry in value]
+        held = isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) <= MOST_OF_ANYTHING)
+        return value if value is None or held else self._number(name, value, "logged")
+
+    def _step(self, step: Any) -> int:
+        """A step that a record can hold."""
+        if not abs(number := self._number("step", step, "logged")) <= MOST_OF_ANYTHING:
+            raise WrongResult(f"{self.name} logged step = {number:g}, which is beyond what anything counts to")
+        return int(step)
+
+    def _number(self, name: Any, value: Any, how: str = "returned") -> float:
         try:
             return float(value)
-        except (TypeError, ValueError, RuntimeError):  # the last is torch's, of a tensor with more numbers than one
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's, of a tensor with several
             rows = isinstance(value, Sequence) and all(isinstance(row, Mapping) for row in value)
             behind = f": a Trainer's log stands behind the figures, return figures, {name}" if rows and value else ""
-            raise WrongResult(
-                f"{self.name} returned {name} = {reprlib.repr(value)}, which is no number{behind}"
-            ) from None
+            raise WrongResult(f"{self.name} {how} {name} = {reprlib.repr(value)}, which is no number{behind}") from None
 
 
 def run_alone(spec: RunSpec, folder: Path) -> bool:
