@@ -42,6 +42,12 @@ class DamagedCheckpoint(UserError):
     """A run's own checkpoint with which it cannot go on, which says nothing about the run."""
 
 
+def of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is lacking; torch's own of it are no MemoryError."""
+    told = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says, without what follows on further lines; at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -160,6 +160,39 @@ def test_no_text_is_made_up_of_more_words_than_a_model_has(monkeypatch):
     assert "vocabulary must be at most 400, got 500" in forecast.lines([("T", lm.to_dict(), 1)], None)[1]
 
 
+@pytest.mark.parametrize(
+    ("task", "model", "options", "said"),
+    [
+        ("lm", "gpt2", {"n_layer": 1001}, "n_layer: more than 1,000 layers"),
+        ("albert", "albert", {"num_hidden_layers": 10**9}, "num_hidden_layers: more than 1,000 layers"),
+        ("vision", "resnet18", {"depths": [400, 400, 200, 1]}, "depths: more than 1,000 layers"),
+        ("lm", "gpt2", {"block": 10**8}, "a sample of 100,000,000 numbers"),
+        ("albert", "albert", {"length": 10**8}, "a sample of 100,000,000 numbers"),
+        ("vision", "resnet18", {"image_size": 10**5}, "a sample of "),
+    ],
+)
+def test_what_no_machine_could_look_at_is_a_line_of_its_task_alone(task, model, options, said):
+    """A dry run made 300,000 layers, or read over a shared one for ever; a long block took all memory, or the lines of
+    all the other tasks.
+    """
+    odd = RunSpec(task, model, "smoke", {"name": "adamw"}, options=options)
+    told = forecast.lines([("odd", odd.to_dict(), 1), ("T", BASE.to_dict(), 1)], None)
+    assert f"each of unknown cost ({'options: ' if 'layers' in said else ''}{said}" in told[1] and "FLOPs" in told[2]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_one_task_does_not_get_is_its_own_line(error, monkeypatch):
+    def ends(spec, *_):
+        raise error
+
+    monkeypatch.setattr(forecast, "forecast", ends)
+    assert forecast.lines([("T", BASE.to_dict(), 1)], None)[1].endswith("of unknown cost (there is not enough memory)")
+    error.args = ("of another kind",)
+    if not isinstance(error, MemoryError):
+        with pytest.raises(RuntimeError, match="of another kind"):
+            forecast.lines([("T", BASE.to_dict(), 1)], None)
+
+
 @pytest.mark.parametrize("name", names())
 def test_synthetic_data_have_the_form_of_the_real_ones(name):
     """The same columns, types and shapes as the embedded data's, and a bf16 step of a model is finite."""

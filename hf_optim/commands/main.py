@@ -19,7 +19,7 @@ from hf_optim.core import caches, extras, importing
 from hf_optim.core.notes import waiting
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.core.validate import closest
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, of_memory
 
 #: packages whose import takes seconds
 _LARGE = ("torch", "transformers", "accelerate", "datasets", "scipy", "matplotlib", "optuna", "pandas")
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return 2
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|out of memory", str(error)):
-            raise  # torch's own of memory are no MemoryError
+        if not of_memory(error):
+            raise
         more = f" ({line(error)[:200]})" if str(error) else ""
         print(terminal(f"error: there is not enough memory{more}"), file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ from hf_optim.core.importing import Untrusted
 from hf_optim.core.numerals import size_text
 from hf_optim.core.rewind import RandomState
 from hf_optim.core.wording import counted
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, of_memory
 from hf_optim.experiment import flops, footprint, record
 from hf_optim.experiment.budget import budget
 from hf_optim.experiment.cards import LEAST_STEP, UTILISATION, Card
@@ -35,6 +35,9 @@ from hf_optim.experiment.task import Data, Preset, Task, Value, check_run, load
 #: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU to
 #: begin with, as a whole batch may take longer than that
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
+#: layers of a model that is looked at, by the options that count them: ten times as many are minutes
+MOST_LAYERS = 1000
+LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "layers", "layers_per_block", "depth", "depths", "block_config")
 #: seconds of measuring after which what is left is told by its operations
 PATIENCE = 30.0
 
@@ -135,8 +138,13 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
 
 def _check_room(task: Task, name: str, preset: Preset, data: Data, copies: int) -> None:
     """Raise a UserError where so many times a model's weights (their gradients, too, if a step is made) are more than
-    the machine's memory, before any of them is made.
+    the machine's memory, or its layers are more than any model has, before any of them is made.
     """
+    from hf_optim.experiment.configuration import whole_numbers
+
+    values = preset.model.value
+    if deep := [key for key in LAYERS if sum(whole_numbers(values.get(key))) > MOST_LAYERS]:
+        raise UserError(f"options: {deep[0]}: more than {MOST_LAYERS:,} layers are not looked at beforehand")
     with quiet(), torch.device("meta"):
         needed = copies * sum(p.numel() * p.element_size() for p in task.model(name, preset, data).parameters())
     if needed > (room := int(footprint.SPARE * footprint.machine())):
@@ -207,10 +215,12 @@ def lines(
             try:
                 estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
                 why = load(spec["task"]).unforeseen
-            except UserError as error:
+            except (UserError, MemoryError, RuntimeError) as error:
+                if not (isinstance(error, UserError) or of_memory(error)):
+                    raise
                 if strict and not isinstance(error, Untrusted):  # code that a dry run does not run may do well
                     raise
-                estimate, why = None, str(error)
+                estimate, why = None, str(error) if isinstance(error, UserError) else "there is not enough memory"
             unknown = unknown or estimate is None
             if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):
                 largest = estimate

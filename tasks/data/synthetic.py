@@ -6,6 +6,7 @@ the real train split has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from hf_optim.tasks.data.published_counts import IMAGES, TEXTS
 
 #: so many rows are drawn, and repeated
 ROWS = 64
+#: bytes of a row, of which `ROWS` are drawn whatever a sample is: a gigabyte in all
+MOST_OF_A_ROW = 1 << 24
 #: tokens of a sentence: Multi30k's have about 15
 SENTENCE = (8, 24)
 
@@ -45,6 +48,12 @@ def data(train: Dataset[Any], name: str, facts: Mapping[str, Any]) -> Data:
     return Data(train, train, train, name, "synthetic", "synthetic", facts)
 
 
+def _check_row(numbers: int, each: int) -> None:
+    """Raise a UserError for rows of so many numbers, of so many bytes each, that nobody could look at them."""
+    if numbers * each > MOST_OF_A_ROW:
+        raise UserError(f"a sample of {numbers:,} numbers is more than is looked at beforehand")
+
+
 def generator() -> torch.Generator:
     """Draws beside torch's own random state."""
     return torch.Generator().manual_seed(0)
@@ -54,6 +63,7 @@ def images(name: str, held_out: int, size: int | None) -> Data:
     """Pictures of the set `name`, of `size` pixels a side if they are resized; as many as are left to train on."""
     known, draw = IMAGES[name], generator()
     shape = (known.shape[0], size, size) if size else known.shape
+    _check_row(math.prod(shape), 4)
     labels = torch.randint(known.classes, (ROWS,), generator=draw)
     columns = {"pixel_values": torch.randn(ROWS, *shape, generator=draw), "labels": labels}
     samples = known.train - held_out
@@ -67,6 +77,7 @@ def blocks(name: str, length: int, vocabulary: int) -> Data:
 
     if vocabulary > texts.MOST_IDS:
         raise UserError(f"options: vocabulary must be at most {texts.MOST_IDS:,}, got {vocabulary:,}")
+    _check_row(length, 16)
     tokenizer = texts.words([" ".join(f"w{number}" for number in range(vocabulary))], vocabulary)
     known = TEXTS.get(name)
     words = 400_000 if known is None else known.words
@@ -85,6 +96,7 @@ def pairs(name: str, vocabulary: int, length: int, share: float, longest: int) -
 
     from hf_optim.tasks.data.pairs import SPECIAL, Masking, Pairs
 
+    _check_row(length, 64)
     masking = Masking(share, longest, SPECIAL.index("[MASK]"), len(SPECIAL), vocabulary)
     ids = torch.randint(len(SPECIAL), vocabulary, (2 * ROWS, length), generator=generator())
     words = torch.arange(length).repeat(2 * ROWS, 1)
