@@ -195,9 +195,15 @@ class DDPM(Task):
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The UNet for the data's channels."""
         from hf_optim.tasks.models.ddpm import DDPMConfig, DDPMModel
+        from hf_optim.tasks.models.images import UNFIT
 
         chosen = {key: data.facts["settings"][key] for key in UNET}
-        return DDPMModel(DDPMConfig(image_channels=data.facts["image_channels"], **chosen))
+        try:
+            return DDPMModel(DDPMConfig(image_channels=data.facts["image_channels"], **chosen))
+        except UNFIT as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"model {name!r}: {chosen} make no model: {' '.join(str(error).split())}") from error
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint."""

@@ -146,6 +146,8 @@ OPTIONS: list[tuple[str, str, dict[str, Any], str]] = [
     ("lm", "gpt2", {"tokenizer": []}, "tokenizer must be a text"),
     ("lm", "gpt2", {"n_embd": "x"}, "make no model"),
     ("lm", "gpt2", {"block": 10**30}, "beyond what anything counts to"),
+    ("ddpm", "unet", {"channels": 100}, "make no model: num_channels"),
+    ("ddpm", "unet", {"multipliers": [10**8, 10**8]}, "make no model: "),
     ("translation", "transformer", {"source_column": "/dev/zero"}, "neither a column nor"),
     ("finetune", "full", {"base_steps": 10**7}, "at most 20,000"),
     ("finetune", "lora", {"rank": 10**5}, "rank must be at most 65,536"),  # gigabytes a layer

@@ -74,6 +74,7 @@ def export(
 
     results = records.load(Path(folder))
     built = tables.build(results)
+    records.tell_unreadable([results])
     with writing(Path(output or folder)):
         if table is not None:
             from hf_optim.study.findings import naming

@@ -81,6 +81,7 @@ def results(
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
     from hf_optim.study.folder import pairs, rows
+    from hf_optim.study.folder import results as records
     from hf_optim.study.report import exports
 
     folders = rows.folders(names)
@@ -102,6 +103,8 @@ def results(
     if not some:
         met = f"no run meets {both(where)}{rows.meant(every, where)}"
         raise UserError(met if where else "these studies have no runs")
+    if compare or by:  # which have no column of errors
+        records.tell_unreadable(loaded)
     if compare:
         table, said = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)
         shown = rows.choose(table, columns, list(table[0]))

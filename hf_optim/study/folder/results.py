@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
@@ -80,6 +82,13 @@ class Results:
 def describe(run: Run) -> str:
     """A run in a word: "adamw on vision/mlp/small, seed 0"."""
     return f"{run.optimizer} on {run.task}, seed {run.seed}"
+
+
+def tell_unreadable(studies: Iterable[Results]) -> None:
+    """Say, beside a table, which runs are not in it since nobody can read them."""
+    for results in studies:
+        for run, why in results.unreadable():
+            print(safe_text.line(f"unreadable: {describe(run)}: {why}"), file=sys.stderr)
 
 
 def load(folder: Path) -> Results:
