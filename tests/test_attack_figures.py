@@ -103,8 +103,10 @@ def test_what_a_step_costs_is_told_where_both_passes_are_known(gone: str, tmp_pa
 def test_a_table_for_a_paper_says_which_run_it_lacks(words: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
     """A record that nobody could read was left out of them without a word."""
     study = make_study(tmp_path / "study", seeds=3)
-    record = sorted(study.glob("runs/*/record.json"))[0]
+    record, other, *_ = sorted(study.glob("runs/*/record.json"))
     assert command(capsys, words[0], study, *words[1:])[2] == ""
     record.write_text(record.read_text()[:200])
     code, out, said = command(capsys, words[0], study, *words[1:])
     assert code == 0 and out and said.startswith("unreadable: ") and f"runs/{record.parent.name}/record.json" in said
+    other.write_text("{")
+    assert "; and 1 more, which" in command(capsys, words[0], study, *words[1:])[2]

@@ -85,10 +85,10 @@ def describe(run: Run) -> str:
 
 
 def tell_unreadable(studies: Iterable[Results]) -> None:
-    """Say, beside a table, which runs are not in it since nobody can read them."""
-    for results in studies:
-        for run, why in results.unreadable():
-            print(safe_text.line(f"unreadable: {describe(run)}: {why}"), file=sys.stderr)
+    """Say, beside a table, in one line which runs are not in it since nobody can read them; the report names each."""
+    if told := [f"{describe(run)}: {why}" for results in studies for run, why in results.unreadable()]:
+        more = f"; and {len(told) - 1} more, which `hf-optim report` names" if len(told) > 1 else ""
+        print(safe_text.line(f"unreadable: {told[0]}{more}"), file=sys.stderr)
 
 
 def load(folder: Path) -> Results:
