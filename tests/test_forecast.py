@@ -153,11 +153,12 @@ def test_a_model_that_the_machine_cannot_hold_is_not_made(monkeypatch):
         assert all(p.is_meta for model in made for p in model.parameters()) == bool(weights)
 
 
-def test_no_text_is_made_up_of_more_words_than_a_model_has(monkeypatch):
+@pytest.mark.parametrize(("task", "model"), [("lm", "gpt2"), ("albert", "albert"), ("translation", "transformer")])
+def test_no_text_is_made_up_of_more_words_than_a_model_has(task, model, monkeypatch):
     """A dry run wrote down a billion words, which took all memory."""
     monkeypatch.setattr("hf_optim.tasks.data.blocks.MOST_IDS", 400)
-    lm = RunSpec("lm", "gpt2", "smoke", {"name": "adamw"}, options={"vocabulary": 500})
-    assert "vocabulary must be at most 400, got 500" in forecast.lines([("T", lm.to_dict(), 1)], None)[1]
+    odd = RunSpec(task, model, "smoke", {"name": "adamw"}, options={"vocabulary": 500})
+    assert "vocabulary must be at most 400, got 500" in forecast.lines([("T", odd.to_dict(), 1)], None)[1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,14 @@ def _check_row(numbers: int, each: int) -> None:
         raise UserError(f"a sample of {numbers:,} numbers is more than is looked at beforehand")
 
 
+def _check_words(vocabulary: int) -> None:
+    """Raise a UserError for more words than a model has."""
+    from hf_optim.tasks.data import blocks as texts
+
+    if vocabulary > texts.MOST_IDS:
+        raise UserError(f"options: vocabulary must be at most {texts.MOST_IDS:,}, got {vocabulary:,}")
+
+
 def generator() -> torch.Generator:
     """Draws beside torch's own random state."""
     return torch.Generator().manual_seed(0)
@@ -75,8 +83,7 @@ def blocks(name: str, length: int, vocabulary: int) -> Data:
     """Blocks of a text for a causal language model, with a tokenizer of as many words."""
     from hf_optim.tasks.data import blocks as texts
 
-    if vocabulary > texts.MOST_IDS:
-        raise UserError(f"options: vocabulary must be at most {texts.MOST_IDS:,}, got {vocabulary:,}")
+    _check_words(vocabulary)
     _check_row(length, 16)
     tokenizer = texts.words([" ".join(f"w{number}" for number in range(vocabulary))], vocabulary)
     known = TEXTS.get(name)
@@ -96,6 +103,7 @@ def pairs(name: str, vocabulary: int, length: int, share: float, longest: int) -
 
     from hf_optim.tasks.data.pairs import SPECIAL, Masking, Pairs
 
+    _check_words(vocabulary)
     _check_row(length, 64)
     masking = Masking(share, longest, SPECIAL.index("[MASK]"), len(SPECIAL), vocabulary)
     ids = torch.randint(len(SPECIAL), vocabulary, (2 * ROWS, length), generator=generator())
@@ -117,6 +125,7 @@ def sentences(name: str, vocabulary: int, longest: int) -> Data:
 
     from hf_optim.tasks.data.sentences import ROLES, SPECIAL, Sentences
 
+    _check_words(vocabulary)
     words = [*SPECIAL, *(f"w{number}" for number in range(vocabulary - len(SPECIAL)))]
     table = {word: number for number, word in enumerate(words)}
     tokenizers = [
