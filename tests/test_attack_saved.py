@@ -283,6 +283,9 @@ def drawn(**values: Any) -> Callable[[Path], Any]:
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half an optimizer": (truncated, "optimizer.pt is damaged or cut short"),
     "rows of the log": (told(log_history=[{"step": 2, "eval_accuracy": "x"}]), "eval_accuracy in log_history"),
+    "passes without end": (told(log_history=[{"step": 2, "forward_passes": 1e300}]), "is nothing that a run has spent"),
+    "time that was won": (told(log_history=[{"step": 2, "seconds": -9.0}]), "is nothing that a run has spent"),
+    "a row of later": (told(log_history=[{"step": 3, "loss": 1.0}]), "a row of log_history is of no step"),
     "never logs": (told(logging_steps=0), "logging_steps is no number of steps"),
     "saves in words": (told(save_steps="x"), "save_steps is no number of steps"),
     "costs in words": (told(total_flos="x"), "total_flos"),

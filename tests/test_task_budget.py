@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from hf_optim.errors import UserError
+from hf_optim.experiment import files, resuming
+from hf_optim.experiment.flops import PassCost
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.spending import Spending
 from hf_optim.experiment.training import train
@@ -76,3 +78,17 @@ def test_tokens_are_those_that_a_backward_pass_went_over():
     resumed = Spending()
     resumed.begin([{"step": 1, **spending.row()}, {"step": 2}])
     assert resumed.row()["tokens"] == 56
+
+
+@pytest.mark.parametrize("flops", [10**15 + 1, 10**19, 10**25])
+def test_what_a_long_run_has_computed_can_be_read_again(flops, tmp_path):
+    """A day of one large GPU is beyond 64 bits: its checkpoints and its history were refused."""
+    spending = Spending(cost=PassCost(1, 2, None))
+    spending.begin([{"step": 1, "forward_passes": 1, "flops": flops}])
+    row = {"step": 1, "epoch": 1.0, **spending.row()}
+    files.write_rows(tmp_path, "history.jsonl", [row])
+    assert files.parse_json((tmp_path / "history.jsonl").read_text()) == row
+    assert row["flops"] == pytest.approx(flops, rel=1e-15)
+    state = {"global_step": 1, "log_history": [row], "stateful_callbacks": {"TrainerControl": {}}}
+    files.write_json(tmp_path, resuming.STATE, state)
+    resuming._check_state(tmp_path)

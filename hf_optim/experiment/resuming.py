@@ -26,6 +26,7 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 from hf_optim.experiment.disk import check_given
 from hf_optim.experiment.record import step_of
+from hf_optim.experiment.spending import SPENT
 from hf_optim.hub.feed import unwrapped
 
 OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
@@ -41,6 +42,8 @@ TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?":
         "best_global_step?": (int, None), "best_model_checkpoint?": (str, None),
         "stateful_callbacks": {"TrainerControl": dict}, "trial_params?": None}  # fmt: skip
 EVERY = ("logging_steps", "eval_steps", "save_steps")
+#: what of `SPENT` is counted, and added up as whole numbers
+COUNTS = ("forward_passes", "backward_passes", "tokens")
 
 
 def check(checkpoint: Path) -> None:
@@ -86,6 +89,10 @@ def _check_state(checkpoint: Path) -> None:
         for name, value in row.items():
             if not _is_number(value) and not (name == "epoch" and value is None):
                 raise ValueError(f"{STATE}: {name[:40]} in log_history is no number")
+            if name in SPENT and not 0 <= value < (2**53 if name in COUNTS else shape.FARTHEST):
+                raise ValueError(f"{STATE}: {name} in log_history is nothing that a run has spent")
+        if not 0 <= row["step"] <= state["global_step"] or not 0 <= (row.get("epoch") or 0):
+            raise ValueError(f"{STATE}: a row of log_history is of no step of the run's until then")
 
 
 def _check_numbers(file: Path) -> None:
@@ -205,4 +212,4 @@ def _is_rate(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < 2**64 if isinstance(value, int) else math.isfinite(value)

@@ -75,7 +75,9 @@ class Spending:
         if not self._begun:
             return {}
         seconds = self._before + time.perf_counter() - self._begun - self.evaluation_seconds
-        values = (self.forward, self.backward, round(seconds, 4), self.flops, self.tokens)
+        # a day of one large GPU is beyond the whole numbers of 64 bits, which no reader of JSON takes
+        flops = self.flops if self.flops < 2**53 else float(self.flops)
+        values = (self.forward, self.backward, round(seconds, 4), flops, self.tokens)
         unknown = [key for key, known in (("flops", self.cost is not None), ("tokens", self.tokens)) if not known]
         return {key: value for key, value in zip(SPENT, values, strict=True) if key not in unknown}
 
