@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import pickle
 import struct
@@ -41,7 +42,7 @@ def test_a_pipe_in_the_place_of_a_table_is_not_waited_for(tmp_path: Path, name: 
 def idx(folder: Path, sizes: tuple[int, ...], labels: int) -> None:
     for split in ("train", "t10k"):
         parts = {
-            "images-idx3": struct.pack(">I3I", 0x803, *sizes) + bytes(int(np.prod(sizes))),
+            "images-idx3": struct.pack(f">I{len(sizes)}I", 0x800 + len(sizes), *sizes) + bytes(math.prod(sizes)),
             "labels-idx1": struct.pack(">II", 0x801, labels) + bytes(labels),
         }
         for name, content in parts.items():
@@ -63,6 +64,8 @@ def tiny(folder: Path) -> None:
 EMPTY: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no digits": (lambda folder: idx(folder, (0, 28, 28), 0), "not the images and labels"),
     "digits of no size": (lambda folder: idx(folder, (3_000_000, 0, 0), 3_000_000), "more than 2,000,000 labels"),
+    "digits of a hundred sizes": (lambda folder: idx(folder, (1,) * 100, 1), "1 bytes are not 1 x 1"),
+    "digits beyond any": (lambda folder: idx(folder, (2**32 - 1, 2**32 - 1, 0), 0), "0 bytes are not 4294967295 x"),
     "digits of no height": (lambda folder: idx(folder, (5, 0, 28), 5), "not the images and labels"),
     "no batch": (cifar, "the train split is empty"),
     "no folder": (tiny, "the train split is empty"),

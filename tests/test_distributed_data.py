@@ -244,12 +244,14 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "many.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
         for k in range(3):
             zipped.writestr(f"{k}", zeros)
-    with tarfile.open(tmp_path / "in.tar.gz", "w:gz") as tar:  # a small file that grows
-        grows = gzip.compress(zeros * 2)
-        member = entry("a.gz")
-        member.size = len(grows)
-        tar.addfile(member, io.BytesIO(grows))
-    for name in ("one.zip", "many.zip", "in.tar.gz"):
+    # a small file that grows, and several
+    for name, grows in (("in.tar.gz", [zeros * 2]), ("within.tar.gz", [zeros] * 4)):
+        with tarfile.open(tmp_path / name, "w:gz") as tar:
+            for k, content in enumerate(map(gzip.compress, grows)):
+                member = entry(f"{k}.gz")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    for name in ("one.zip", "many.zip", "in.tar.gz", "within.tar.gz"):
         with pytest.raises(UserError, match="none of the data sets"):
             archives.read_archive(tmp_path / name, lambda name: True)
     (tmp_path / "x.gz").write_bytes(gzip.compress(zeros * 2))
@@ -312,11 +314,22 @@ class Harm:
         (pickle.dumps({b"a": np.zeros(9, np.uint8)}, protocol=2)[:-12], "nothing of it was run"),
         (pickle.dumps({b"a": np.zeros(9, np.uint8)}, protocol=2).replace(b"K\x09\x85", b"K\x7f\x85"), "shape"),
         (b"\x82\x01.", "extension"),
+        (pickle.dumps({10**5000: 1}), "nothing of it was run"),
+        (
+            b"c_codecs\nencode\nq\0X\x10\0\0\0" + b"a" * 16 + b"\x85q\1](" + b"h\0h\1R" * 99 + b"e.",
+            "more bytes than it has",
+        ),
+        (b"c_codecs\nencode\n}X\x04\0\0\0leftJ\xff\xff\xff\x7fsb.", "it changes what it names"),
     ],
 )
 def test_pickles_of_strangers_run_nothing(content, why):
     with pytest.raises(UserError, match=why):
         unpickled.read(content, "data_batch_1")
+
+
+def test_an_array_that_nothing_fills_is_none():
+    content = b"\x80\2}X\4\0\0\0datacnumpy.core.multiarray\n_reconstruct\n)\x81s."
+    assert unpickled.read(content, "data_batch_1") == {"data": None}
 
 
 #: a tuple of itself, sixty times over: nobody could hash it, or write it down

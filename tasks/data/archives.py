@@ -70,6 +70,8 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
                 continue
             with opened() as stream:
                 read[plain] = _bounded(gzip.open(stream) if plain != name else stream, f"{path}: {name}")
+            if plain != name:
+                total += len(read[plain])
     except UserError:
         raise
     except _BROKEN as error:

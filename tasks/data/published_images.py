@@ -182,9 +182,11 @@ def _array(content: bytes, place: str) -> np.ndarray:
         raise UserError(f"data: {place} is no idx file of bytes: fetch it anew")
     sizes = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
-    if int(np.prod([1, *sizes], dtype=object)) != len(body):
-        raise UserError(f"data: {place}: {len(body)} bytes are not {' x '.join(map(str, sizes))}: it is cut short")
-    return body.reshape(sizes)
+    try:
+        return body.reshape(sizes)
+    except ValueError:  # other numbers, or more sizes than NumPy has
+        told = " x ".join(map(str, sizes))[:80]
+        raise UserError(f"data: {place}: {len(body)} bytes are not {told}: it is cut short") from None
 
 
 def _tiny_folder(folder: Path) -> Distributed:

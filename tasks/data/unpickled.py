@@ -37,10 +37,10 @@ class _Dtype:
 class _Array:
     """Stands for an array that is still empty; `__setstate__` fills it."""
 
-    __slots__ = ("value",)
+    value: Any = None  # of the class: a pickle may make one without `__init__`
 
     def __init__(self, *_: Any) -> None:
-        self.value: Any = None
+        pass
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
@@ -55,19 +55,26 @@ class _Array:
 
 
 class _Bytes:
-    """Stands for `_codecs.encode(text, "latin1")` and `bytes()`, by which protocols before 3 write bytes."""
+    """Stands for `_codecs.encode(text, "latin1")` and `bytes()`, by which protocols before 3 write bytes: each text
+    once, so that there are no more of them than a pickle has.
+    """
 
-    __slots__ = ()
+    __slots__ = ("left",)
+
+    def __init__(self, most: int) -> None:
+        self.left = most
 
     def __call__(self, text: str = "", encoding: str = "latin1") -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
             raise pickle.UnpicklingError("bytes in an unknown way")
+        self.left -= len(text)
+        if self.left < 0:
+            raise pickle.UnpicklingError("it makes more bytes than it has")
         return text.encode("latin1")
 
 
+_BYTES = {("_codecs", "encode"), ("__builtin__", "bytes")}
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _Bytes(),
-    ("__builtin__", "bytes"): _Bytes(),
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): "numpy.ndarray",  # it is only named, as what is to be built
@@ -77,6 +84,15 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 class _Reader(Watched):
     dispatch = dict(Watched.dispatch)
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._bytes = _Bytes(len(content))
+
+    def build(self) -> None:
+        if not isinstance(self.stack[-2], (_Array, _Dtype)):  # type: ignore[attr-defined]
+            raise pickle.UnpicklingError("it changes what it names")
+        self.load_build()  # type: ignore[attr-defined]
 
     def _dict(self) -> None:
         """As protocol 0 begins a mapping."""
@@ -88,7 +104,7 @@ class _Reader(Watched):
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _KNOWN[module, name]
+            return self._bytes if (module, name) in _BYTES else _KNOWN[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
@@ -106,13 +122,16 @@ def read(content: bytes, place: str) -> dict[str, Any]:
         UserError: it holds or asks for anything else, or is damaged.
     """
     try:
-        value = _Reader(io.BytesIO(content), encoding="bytes").load()
+        value = _Reader(content).load()
+        if not isinstance(value, dict):
+            raise UserError(f"data: {place} holds no mapping, as a batch of CIFAR does")
+        names = {
+            key.decode("ascii", "replace") if isinstance(key, bytes) else str(key): entry
+            for key, entry in value.items()
+        }
+    except UserError:
+        raise
     except Exception as error:  # a pickle may fail in any way
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"data: {place} is no pickle of plain arrays ({why}): nothing of it was run") from None
-    if not isinstance(value, dict):
-        raise UserError(f"data: {place} holds no mapping, as a batch of CIFAR does")
-    names = {
-        key.decode("ascii", "replace") if isinstance(key, bytes) else str(key): entry for key, entry in value.items()
-    }
     return {key: entry.value if isinstance(entry, _Array) else entry for key, entry in names.items()}
