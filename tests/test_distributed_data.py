@@ -14,7 +14,17 @@ from PIL import Image
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
-from hf_optim.tasks.data import archives, blocks, corpora, images, paragraphs, parallel, published_counts, unpickled
+from hf_optim.tasks.data import (
+    archives,
+    blocks,
+    corpora,
+    images,
+    paragraphs,
+    parallel,
+    published_counts,
+    published_texts,
+    unpickled,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -257,6 +267,17 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     (tmp_path / "x.gz").write_bytes(gzip.compress(zeros * 2))
     with pytest.raises(UserError, match="grows beyond"):
         archives.read_file(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("content", [b"a\0b\n", b"\n" * 1001])
+@pytest.mark.parametrize("suffix", ["raw", "tokens.gz"])
+def test_a_papers_text_of_holes_or_empty_lines_is_none(tmp_path, monkeypatch, content, suffix):
+    monkeypatch.setattr(published_texts, "MOST_LINES", 1000)
+    packed = gzip.compress(content) if suffix.endswith(".gz") else content
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"wiki.{split}.{suffix}").write_bytes(packed)
+    with pytest.raises(UserError, match="wiki.train.* holds NUL characters or more than 1,000 lines"):
+        blocks.read(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])

@@ -15,6 +15,8 @@ from hf_optim.errors import UserError
 from hf_optim.tasks.data import archives
 from hf_optim.tasks.data.published_counts import TEXTS, difference
 
+#: of a file; WikiText-103 has 1.8 million
+MOST_LINES = 20_000_000
 _STEMS = {"train": "train", "validation": "valid", "test": "test"}
 #: file names of a split's text, by the set's kind
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -89,7 +91,11 @@ def _text(place: Path, content: Callable[[str], bytes | None]) -> tuple[dict[str
 
 
 def decoded(raw: bytes, place: str) -> str:
-    """A file's text; a `UserError` if it is not UTF-8."""
+    """A file's text; a `UserError` if it is not UTF-8, or none of a data set: NUL characters and lines are packed small,
+    and no text has as many.
+    """
+    if b"\0" in raw or raw.count(b"\n") > MOST_LINES:
+        raise UserError(f"data: {place} holds NUL characters or more than {MOST_LINES:,} lines: fetch it anew")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
