@@ -348,6 +348,20 @@ def test_pickles_of_strangers_run_nothing(content, why):
         unpickled.read(content, "data_batch_1")
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_of_millions_of_parts_is_not_read(monkeypatch, protocol):
+    monkeypatch.setattr(unpickled._Parts, "left", 1000)
+    with pytest.raises(UserError, match="it is made of more than"):
+        unpickled.read(pickle.dumps({"labels": [None] * 2000}, protocol), "x")
+
+
+def test_a_set_says_little_of_its_files(tmp_path, monkeypatch):
+    cifar(tmp_path / "c", "binary", False)
+    monkeypatch.setattr("hf_optim.tasks.data.published_images.LARGEST_NOTES", 9)
+    with pytest.raises(UserError, match="batches.meta.txt has more than"):
+        images.read(tmp_path / "c", size=16)
+
+
 def test_an_array_that_nothing_fills_is_none():
     content = b"\x80\2}X\4\0\0\0datacnumpy.core.multiarray\n_reconstruct\n)\x81s."
     assert unpickled.read(content, "data_batch_1") == {"data": None}

@@ -24,6 +24,8 @@ BELOW = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cif
          "raw", "MNIST/raw")  # fmt: skip
 #: of a split; EMNIST has 814,255
 MOST_IMAGES = 2_000_000
+#: bytes of a text beside the images
+LARGEST_NOTES = 16 << 20
 _BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 _IDX = {
     "train": (("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
@@ -134,7 +136,7 @@ def _binary(
         table = raw.reshape(-1, labels + 3072)
         return _rows(f"{place}/{file}", table[:, labels:], table[:, labels - 1].tolist())
 
-    names = content(meta).decode("utf-8", "replace").split() if meta in have else []
+    names = _notes(content(meta), f"{place}/{meta}").split() if meta in have else []
     return Distributed(name, _joined(splits, read), names)
 
 
@@ -227,8 +229,15 @@ def _tiny_archive(path: Path) -> Distributed | None:
 
 def _annotations(content: bytes, place: str) -> list[tuple[str, str]]:
     """(file, class) of each line of val_annotations.txt."""
-    rows = [line.split("\t") for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in _notes(content, place).splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if len(row) < 2 or Path(row[0]).name != row[0] or row[0] in ("", ".", ".."):
             raise UserError(f"data: {place}, line {number}: expected a file's name, a tab and its class")
     return [(row[0], row[1]) for row in rows]
+
+
+def _notes(content: bytes, place: str) -> str:
+    """What a set says of its files or classes; Tiny-ImageNet's has 300 kB."""
+    if len(content) > LARGEST_NOTES:
+        raise UserError(f"data: {place} has more than {LARGEST_NOTES >> 20} MB: fetch it anew")
+    return content.decode("utf-8", "replace")

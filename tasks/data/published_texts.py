@@ -91,8 +91,8 @@ def _text(place: Path, content: Callable[[str], bytes | None]) -> tuple[dict[str
 
 
 def decoded(raw: bytes, place: str) -> str:
-    """A file's text; a `UserError` if it is not UTF-8, or none of a data set: NUL characters and lines are packed small,
-    and no text has as many.
+    """A file's text; a `UserError` if it is not UTF-8, or holds NUL characters or lines that no text has: they are
+    packed small.
     """
     if b"\0" in raw or raw.count(b"\n") > MOST_LINES:
         raise UserError(f"data: {place} holds NUL characters or more than {MOST_LINES:,} lines: fetch it anew")
