@@ -121,6 +121,43 @@ def test_a_negative_loss_is_one_line_for_the_rule_that_refuses_it():
     assert away.sound and "left the saddle" in away.note and away.row(SURFACES["saddle"])["distance"] is None
 
 
+ODD = """
+import torch
+class Mine(torch.optim.Optimizer):
+    def __init__(self, params, rate=0.1):
+        super().__init__(params, {{{group}}})
+    def step(self, closure=None):
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [("raise RuntimeError('boom')", "boom"), ("self.param_groups[0]['params'][0].data = torch.zeros(3)", "ValueError")],
+)
+def test_a_step_of_somebodys_own_that_fails_is_a_line_and_takes_no_other_with_it(tmp_path, capsys, body, why):
+    (tmp_path / "own.py").write_text(ODD.format(group="", body=body))
+    mine = f"{tmp_path / 'own.py'}:Mine"
+    assert cli.main(["landscape", "beale", "--steps", "2", "--no-plots", "--optimizers", mine, "sgd"]) == 0
+    assert re.search(f"fails at step 1: .*{why}", said := capsys.readouterr().out) and "\n  sgd" in said
+
+
+@pytest.mark.parametrize(
+    ("group", "body", "why"),
+    [
+        ("", "return closure()", "its groups have no lr"),
+        ("'lr': 1.0", "raise RuntimeError('boom')", "fails at step 1: .*boom"),
+        ("'lr': 1.0", "return 'x'", "fails at step 1"),
+    ],
+)
+def test_an_odd_class_is_measured_as_far_as_it_goes(tmp_path, capsys, group, body, why):
+    (tmp_path / "own.py").write_text(ODD.format(group=group, body=body))
+    mine = f"{tmp_path / 'own.py'}:Mine"
+    cli.main(["convergence", "--problem", "two-pulls", "--steps", "8", "--seeds", "1", "--optimizer", mine])
+    out, err = capsys.readouterr()
+    assert re.search(why, out + err)
+
+
 def test_divergence_stops():
     path = follow(SURFACES["rosenbrock"], {"name": "sgd", "lr": 1.0}, 100, START["rosenbrock"])
     assert not path.sound and path.note.startswith("diverged at step") and all(map(math.isfinite, path.values))

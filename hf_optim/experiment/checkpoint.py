@@ -32,7 +32,7 @@ ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: what a run that goes on takes from Trainer's state
 STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, None)}]}
 #: modules of a model; the largest there are have some ten thousand
-MOST_PARTS = 200_000
+MOST_PARTS = 100_000
 MOST_LABELS = 1_000_000
 #: how often a pass runs one module; models whose layers share their weights do some dozen times
 MOST_TURNS = 1000

@@ -41,6 +41,8 @@ TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?":
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
         "best_global_step?": (int, None), "best_model_checkpoint?": (str, None),
         "stateful_callbacks": {"TrainerControl": dict}, "trial_params?": None}  # fmt: skip
+#: rows and names of figures of a log, of which a history is made that is read up to 500,000 rows and 5,000 names
+MOST_ROWS, MOST_NAMES = 500_000, 4_000
 EVERY = ("logging_steps", "eval_steps", "save_steps")
 #: what of `SPENT` is counted, and added up as whole numbers
 COUNTS = ("forward_passes", "backward_passes", "tokens")
@@ -85,6 +87,9 @@ def _check_state(checkpoint: Path) -> None:
     for name in EVERY:
         if not _is_number(state.get(name, 1)) or state.get(name, 1) < 1:
             raise ValueError(f"{STATE}: {name} is no number of steps")
+    names = {name for row in state["log_history"] for name in row}
+    if len(state["log_history"]) > MOST_ROWS or len(names) > MOST_NAMES:
+        raise ValueError(f"{STATE}: a log of more than {MOST_ROWS:,} rows or {MOST_NAMES:,} names: none could be read")
     for row in state["log_history"]:
         for name, value in row.items():
             if not _is_number(value) and not (name == "epoch" and value is None):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.toys.trajectory import RATES, label_of, prepared, takes_rate, with_rate
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def follow(problem: Online, spec: Mapping[str, Any], steps: int, seed: int) -> R
     opt: Any = hf_optim.create(spec["name"], [x], **{k: v for k, v in spec.items() if k != "name"})
     if hasattr(opt, "set_steps_per_epoch"):
         opt.set_steps_per_epoch(problem.epoch)
+    if not all("lr" in group for group in opt.param_groups):
+        raise UserError(f"{label_of(spec)}: its groups have no lr, which is to fall as eta / sqrt(t)")
     base = [float(group["lr"]) for group in opt.param_groups]
     smaran = isinstance(opt, hf_optim.SMARAN)
     run = Run(label_of(spec), base[0] if takes_rate({k: v for k, v in spec.items() if k != "lr"}) else None, seed)
@@ -125,6 +127,9 @@ def follow(problem: Online, spec: Mapping[str, Any], steps: int, seed: int) -> R
             losses[t] = float(torch.as_tensor(opt.step(closure)).detach())
         except UserError as error:
             done, run.note = t, f"refuses step {t + 1}: {error}"
+            break
+        except Exception as error:  # a class of somebody's own may raise, and give, anything
+            done, run.note = t, f"fails at step {t + 1}: {one_line(error)}"
             break
         slopes[t] = float(torch.linalg.vector_norm(x.grad)) if x.grad is not None else 0.0
         if smaran:

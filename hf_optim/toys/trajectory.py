@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim import registry
 from hf_optim.core import extras
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.toys.surfaces import Surface
 
 if TYPE_CHECKING:
@@ -99,11 +99,14 @@ def follow(
     for k in range(1, steps + 1):
         try:
             opt.step(closure)
+            (a, b), value = x.detach().tolist(), float(surface.f(x[0], x[1]).detach())
         except UserError as error:
             why = str(error).partition(": ")[2].partition(";")[0] or str(error)
             path.note, path.sound = f"refuses step {k}: {why}", False
             break
-        (a, b), value = x.detach().tolist(), float(surface.f(x[0], x[1]).detach())
+        except Exception as error:  # a class of somebody's own may raise, and leave behind, anything
+            path.note, path.sound = f"fails at step {k}: {one_line(error)}", False
+            break
         if not all(map(math.isfinite, (a, b, value))) or max(abs(a), abs(b)) > 100 * max(map(abs, surface.box)):
             path.note, path.sound = f"diverged at step {k}", False
             break
