@@ -148,6 +148,9 @@ def test_a_step_of_somebodys_own_that_fails_is_a_line_and_takes_no_other_with_it
         ("", "return closure()", "its groups have no lr"),
         ("'lr': 1.0", "raise RuntimeError('boom')", "fails at step 1: .*boom"),
         ("'lr': 1.0", "return 'x'", "fails at step 1"),
+        ("'lr': 1.0", "self.param_groups[0]['params'][0].data = torch.zeros(3); return 1.0", "fails at step 2"),
+        ("'lr': 1.0", "self.param_groups.append({}); return 1.0", "fails at step 2"),
+        ("'lr': 1.0", "return closure()\n    everywhere = 5", "exponent of T"),
     ],
 )
 def test_an_odd_class_is_measured_as_far_as_it_goes(tmp_path, capsys, group, body, why):

@@ -120,10 +120,10 @@ def follow(problem: Online, spec: Mapping[str, Any], steps: int, seed: int) -> R
 
     done = steps
     for t in range(steps):
-        points[t] = x.detach().numpy()
-        for group, rate in zip(opt.param_groups, base, strict=True):
-            group["lr"] = rate / math.sqrt(t + 1)
         try:
+            points[t] = x.detach().numpy()
+            for group, rate in zip(opt.param_groups, base, strict=True):
+                group["lr"] = rate / math.sqrt(t + 1)
             losses[t] = float(torch.as_tensor(opt.step(closure)).detach())
         except UserError as error:
             done, run.note = t, f"refuses step {t + 1}: {error}"

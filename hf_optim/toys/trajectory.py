@@ -197,7 +197,8 @@ def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _everywhere(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(getattr(registry.resolve(spec["name"]), "everywhere", {}))
+    told = getattr(registry.resolve(spec["name"]), "everywhere", {})
+    return dict(told) if isinstance(told, Mapping) else {}  # a class of somebody's own means another thing by it
 
 
 def on_vectors(spec: Mapping[str, Any]) -> list[str]:
