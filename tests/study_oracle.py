@@ -228,10 +228,10 @@ def check_report(folder: Path) -> None:
             mean = next(v for k, v in page_cells.items() if k.endswith(("↑", "↓")))
             assert mean == next(v for k, v in mark.items() if k.endswith(("↑", "↓")))
             if line["mean"]:
-                digits = re.match(r"-?[\d.]+(e[-+]?\d+)?", mean)
+                digits = re.match(r"(-?[\d.]+)(?:e([-+]?\d+))?", mean)
                 assert digits, mean
-                decimals = len(digits[0].partition(".")[2])
-                assert math.isclose(float(digits[0]), float(line["mean"]), abs_tol=0.51 * 10**-decimals, rel_tol=1e-12)
+                last = int(digits[2] or 0) - len(digits[1].partition(".")[2])
+                assert math.isclose(float(digits[0]), float(line["mean"]), abs_tol=0.51 * 10.0**last, rel_tol=1e-12)
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
