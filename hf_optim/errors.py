@@ -42,10 +42,14 @@ class DamagedCheckpoint(UserError):
     """A run's own checkpoint with which it cannot go on, which says nothing about the run."""
 
 
+#: how torch says that memory is lacking
+OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
 def of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is lacking; torch's own of it are no MemoryError."""
-    told = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
-    return isinstance(error, MemoryError) or bool(told)
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in OF_MEMORY)
+    return told or isinstance(error, MemoryError)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hf_optim.errors import DamagedCheckpoint, UserError, one_line
+from hf_optim.errors import OF_MEMORY, DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.files import Refused
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -21,7 +21,7 @@ _AWAY = (
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO, errno.EINTR, errno.EAGAIN),
 )
 #: in the reason of a run that says nothing about its optimizer: memory that there is not, a device that is lost
-MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+MACHINE = ("MemoryError", *OF_MEMORY, "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 #: what a run must find free before it starts: its record, history and log need less
 SPACE = 4 << 20
 #: how Python, safetensors and torch say that a file could not be written to its end

@@ -76,14 +76,14 @@ class AdaBelief(Optimizer):
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
-        if fixed_decay is True and weight_decouple is False:
+        super().__init__(params, locals())
+        if fixed_decay and not weight_decouple:
             raise UserError("adabelief: fixed_decay is a kind of decoupled decay: set weight_decouple=True or leave it")
-        if amsgrad is True and rectify is True:
+        if amsgrad and rectify:
             once(
                 "adabelief: amsgrad has no effect on rectified steps, as in the published code; "
                 "set rectify=False to use the maximum"
             )
-        super().__init__(params, locals())
 
     @staticmethod
     def scalars(h, t, s):

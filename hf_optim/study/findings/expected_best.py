@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_optim.study.folder.stages import Search, Trial, by_cell, validation_metric
+from hf_optim.study.folder.grouping import by_cell
+from hf_optim.study.folder.stages import Search, Trial, validation_metric
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 

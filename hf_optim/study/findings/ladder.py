@@ -11,9 +11,9 @@ the largest rung it supposes that this law goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exp
 from hf_optim.study.findings.ladder_needs import Cost, Need
 from hf_optim.study.findings.ladder_rates import Carried, Rate
 from hf_optim.study.folder import stages
+from hf_optim.study.folder.grouping import grouped
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -30,8 +31,6 @@ from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 from hf_optim.study.statistics.speedup import SpeedUp
 
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 Logs = dict[tuple[str, str], dict[int, float]]  # by task and optimizer, then by unit
 FLAT = 1e-12  # a slope of no more gains nothing, and nothing is divided by it
 
@@ -124,7 +123,7 @@ def build(results: Results) -> Ladder | None:
     tokens = max(rung["multiple"] for rung in rungs if rung["all"]) * ahead  # where all optimizers are
     logs = _log_factors(plan, points)
     labels = [o["label"] for o in plan.optimizers]
-    by_label = _grouped(points, lambda p: p.optimizer)
+    by_label = grouped(points, lambda p: p.optimizer)
     of = {label: _comparable(by_label.get(label, [])) for label in labels}
     return Ladder(
         metric=plan.tasks[0]["primary"]["name"],
@@ -215,14 +214,6 @@ def _trend(points: Sequence[Point], ahead: float, tokens: float) -> Trend | None
     )
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by their key, in their order: a ladder of a thousand rungs is looked through once."""
-    groups: dict[Key, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
 def _shape(rung: Rung) -> tuple[int, int]:
     """What rungs that differ in their tokens alone have in common."""
     return rung["parameters"], rung["batch_size"]
@@ -233,7 +224,7 @@ def _speeds(results: Results, points: Sequence[Point], logs: Logs) -> list[Speed
     assert plan.ladder is not None
     tasks = {task["label"]: task for task in plan.tasks}
     rungs = sorted(plan.ladder["rungs"], key=lambda r: r["tokens"])
-    bases = _grouped((r for r in rungs if plan.baseline in tasks[r["task"]]["only"]), _shape)
+    bases = grouped((r for r in rungs if plan.baseline in tasks[r["task"]]["only"]), _shape)
     speeds = []
     for p in points:
         base = bases.get(_shape(p.rung), [])
@@ -251,7 +242,7 @@ def _log_factors(plan: Plan, points: Sequence[Point]) -> Logs:
     """ln of the fitted factor of each point by unit: the advantage in ln loss over the baseline's mean slope against
     ln tokens.
     """
-    bases = _grouped(_usable([p for p in points if p.optimizer == plan.baseline]), lambda p: _shape(p.rung))
+    bases = grouped(_usable([p for p in points if p.optimizer == plan.baseline]), lambda p: _shape(p.rung))
     slopes = {at: {u: law(base, u)[2] for u in shared(base)} for at, base in bases.items() if len(base) > 1}
     losses = {p.rung["task"]: p.losses for base in bases.values() for p in base}
     logs: Logs = {}
@@ -266,10 +257,10 @@ def _log_factors(plan: Plan, points: Sequence[Point]) -> Logs:
 
 
 def _speed_trends(plan: Plan, points: Sequence[Point], logs: Logs) -> list[SpeedTrend]:
-    reach = _grouped((p for p in points if p.optimizer == plan.baseline), lambda p: _shape(p.rung))
+    reach = grouped((p for p in points if p.optimizer == plan.baseline), lambda p: _shape(p.rung))
     budgets = {at: (min(p.tokens for p in base), max(p.tokens for p in base)) for at, base in reach.items()}
     order = {o["label"]: i for i, o in enumerate(plan.optimizers) if o["label"] != plan.baseline}
-    groups = _grouped((p for p in points if p.optimizer in order), lambda p: (order[p.optimizer], p.rung["multiple"]))
+    groups = grouped((p for p in points if p.optimizer in order), lambda p: (order[p.optimizer], p.rung["multiple"]))
     trends = []
     for (_, multiple), mine in sorted(groups.items(), key=lambda group: group[0]):
         label = mine[0].optimizer
@@ -295,8 +286,8 @@ def _within(budgets: tuple[float, float], p: Point, logs: Sequence[float]) -> bo
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
     """Steps to the hardest loss that the baseline reaches, on average, at every batch size of a model size."""
     measured = []
-    for size, here in sorted(_grouped(_usable(points), lambda p: p.rung["parameters"]).items()):
-        cells = _grouped(here, lambda p: (p.optimizer, p.rung["batch_size"]))
+    for size, here in sorted(grouped(_usable(points), lambda p: p.rung["parameters"]).items()):
+        cells = grouped(here, lambda p: (p.optimizer, p.rung["batch_size"]))
         batches = sorted({batch for _, batch in cells})
         if len(batches) < 2 or not all((plan.baseline, batch) in cells for batch in batches):
             continue

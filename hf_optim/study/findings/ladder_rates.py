@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.study.findings.ladder_laws import exponential
-from hf_optim.study.folder import stages
+from hf_optim.study.folder.grouping import by_cell
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.sensitivity import rate_key
@@ -49,7 +49,7 @@ class Carried:
 def rates(results: Results) -> Iterator[Rate]:
     """In the order of rungs and optimizers, from the searches whose trials are all in."""
     plan = results.plan
-    searches = stages.by_cell(search for search in results.standing.state.searches if search.budget == 1)
+    searches = by_cell(search for search in results.standing.state.searches if search.budget == 1)
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
     for rung in plan.ladder["rungs"] if plan.ladder else ():
         for label in (o["label"] for o in plan.optimizers):

@@ -12,6 +12,7 @@ from hf_optim.core import safe_text as safe
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
+from hf_optim.study.folder.grouping import by_cell
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, flatten
@@ -109,7 +110,7 @@ def _steps(trial: stages.Trial, reader: RecordStore) -> int:
 
 def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
     notes = []
-    for (task, optimizer), some in stages.by_cell(chosen).items():
+    for (task, optimizer), some in by_cell(chosen).items():
         notes += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
     if pruned := sum(choice.pruned for choice in chosen):
         total = sum(choice.trials for choice in chosen)

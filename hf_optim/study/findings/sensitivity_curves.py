@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.stages import GridRun, by_cell
+from hf_optim.study.folder.grouping import by_cell
+from hf_optim.study.folder.stages import GridRun
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.sensitivity import rate_key

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.stages import Variation, by_cell
+from hf_optim.study.folder.grouping import by_cell
+from hf_optim.study.folder.stages import Variation
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan
 

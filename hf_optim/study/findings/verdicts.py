@@ -136,7 +136,7 @@ def _other_data(results: Results) -> list[str]:
         f"On {task} not all runs of a seed had the same data: {_counts(had)}. What differs there may be the data's."
         for task, had in unlike.items()
     ]
-    return [*told[:MOST_LEFT_OUT], *([f"So on {len(told) - MOST_LEFT_OUT} more."] if len(told) > MOST_LEFT_OUT else [])]
+    return _some(told, "on")
 
 
 def _other_code(results: Results) -> list[str]:
@@ -144,7 +144,7 @@ def _other_code(results: Results) -> list[str]:
     between them, or two studies call their own alike.
     """
     texts: dict[str, Counter[str]] = {}
-    for run in {run.id: run for run in (*results.plan.runs, *results.standing.known)}.values():
+    for run in results.known:
         for path, text in ((results.store.record(run.id) or {}).get("code") or {}).items():
             texts.setdefault(path, Counter())[f"with sha256 {text[:12]}"] += 1
     told = [
@@ -152,7 +152,12 @@ def _other_code(results: Results) -> list[str]:
         for path, had in texts.items()
         if len(had) > 1
     ]
-    return [*told[:MOST_LEFT_OUT], *([f"So of {len(told) - MOST_LEFT_OUT} more."] if len(told) > MOST_LEFT_OUT else [])]
+    return _some(told, "of")
+
+
+def _some(told: list[str], word: str) -> list[str]:
+    """The first of the sentences, and of how many more they would be."""
+    return [*told[:MOST_LEFT_OUT], *([f"So {word} {more} more."] if (more := len(told) - MOST_LEFT_OUT) > 0 else [])]
 
 
 def _counts(had: Counter[str]) -> str:

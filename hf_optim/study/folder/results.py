@@ -14,6 +14,7 @@ from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.grouping import by_cell
 from hf_optim.study.folder.outcomes import in_vain
 from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.folder.store import RecordStore
@@ -40,8 +41,13 @@ class Results:
             yield run, self.records.get(run.id)
 
     @functools.cached_property
+    def known(self) -> list[Run]:
+        """Every run of the plan, and every other one that can be told now."""
+        return list({run.id: run for run in (*self.plan.runs, *self.standing.known)}.values())
+
+    @functools.cached_property
     def _cells(self) -> dict[tuple[str, str], list[Run]]:
-        return stages.by_cell(self.plan.runs)
+        return by_cell(self.plan.runs)
 
     @functools.cached_property
     def spaces(self) -> dict[tuple[str, str], list[Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
 from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.plan import Plan
 
 
 def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
@@ -29,7 +29,8 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file() or any(home.glob("checkpoint-*")):  # what was trained here is gone on with
             continue
-        finished = next((other.folder for other in others if _finished(other, run)), None)
+        code = importing.digests(run.spec)
+        finished = next((other.folder for other in others if _finished(other, run.id, code)), None)
         if finished is None:
             continue
         copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
@@ -37,16 +38,18 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
     return brought
 
 
-def _finished(study: RecordStore, run: Run) -> bool:
-    """Whether a study has a record of the run and its history, and nothing in the run's folder leads out of it."""
-    record = study.record(run.id)
-    if record is None or record["status"] != "ok" or record.get("code", {}) != importing.digests(run.spec):
+def _finished(study: RecordStore, run_id: str, code: dict[str, str]) -> bool:
+    """Whether a study has a record of the run, made by that code, and its history, and nothing in the run's folder
+    leads out of it.
+    """
+    record = study.record(run_id)
+    if record is None or record["status"] != "ok" or record.get("code", {}) != code:
         return False
-    study.history(run.id)
-    if run.id in study.unreadable:
+    study.history(run_id)
+    if run_id in study.unreadable:
         return False
     try:
-        check_tree(study.home(run.id), LARGEST_RUN)
+        check_tree(study.home(run_id), LARGEST_RUN)
     except Refused:
         return False
     return True

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import pruning
@@ -20,18 +20,7 @@ from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import sensitivity, speedup, tuning, variance
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
-Item = TypeVar("Item")
 Key = tuple[str, str, int, float]  # task's label, optimizer's label, tuning seed, budget (1 but for a speed-up's)
-
-
-def by_cell(
-    items: Iterable[Item], planned: Callable[[Item], Any] = lambda item: item
-) -> dict[tuple[str, str], list[Item]]:
-    """The items of each cell (task and optimizer) in their order; `planned` gives what of an item names the two."""
-    cells: dict[tuple[str, str], list[Item]] = {}
-    for item in items:
-        cells.setdefault((planned(item).task, planned(item).optimizer), []).append(item)
-    return cells
 
 
 @dataclass(frozen=True)

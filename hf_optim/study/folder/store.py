@@ -211,14 +211,19 @@ def _row(line: str) -> Any:
         return None
 
 
+def read_record(home: Path) -> Any:
+    """What stands in the place of a run's record, `home` being a study's runs/ID, and no link in its place."""
+    return files.read_json(home.parents[1], f"runs/{home.name}/{RECORD}")
+
+
 def read_status(home: Path) -> str | None:
-    """The status in the record of a run, `home` being a study's runs/ID; None without one of ours.
+    """The status in a run's record, as `read_record` reads it; None without one of ours.
 
     Raises UserError where the disk does not say what stands there: whoever takes that for no record runs the run anew,
     and removes the record.
     """
     try:
-        record = files.read_json(home.parents[1], f"runs/{home.name}/{RECORD}")  # not where a link leads
+        record = read_record(home)
     except (FileNotFoundError, NotADirectoryError, files.Refused, ValueError):
         return None
     except OSError as error:

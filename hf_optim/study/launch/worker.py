@@ -26,13 +26,13 @@ from hf_optim.core import importing
 from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.disk import MACHINE, NotNow, Unwritable, check_disk, check_error, check_space, unwritable
-from hf_optim.experiment.files import Refused, check_tree, own_folder, read_json, remove, write_json
+from hf_optim.experiment.files import Refused, check_tree, own_folder, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import following
 from hf_optim.study.folder.locks import Lock
-from hf_optim.study.folder.store import read_status
+from hf_optim.study.folder.store import read_record, read_status
 from hf_optim.study.launch.messages import Answer, Request
 
 STORED = "the study's folder alone says that it is to be run"
@@ -169,7 +169,7 @@ def _machine_fault(home: Path) -> bool:
 
 def _record(home: Path) -> dict[str, Any]:
     try:
-        record = read_json(home.parents[1], f"runs/{home.name}/{RECORD}")
+        record = read_record(home)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

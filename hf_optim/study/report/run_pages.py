@@ -40,7 +40,7 @@ def parts(results: Results) -> Iterator[Callable[[], object]]:
     yield partial(_make_room, results.folder)
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     judged = {run.id for run in results.plan.runs}
-    for run in {run.id: run for run in (*results.plan.runs, *results.standing.known)}.values():
+    for run in results.known:
         if (record := results.store.record(run.id)) is None:
             continue
         name = f"{run.id}.html"
