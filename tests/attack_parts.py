@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from hf_optim.commands.main import main
+from hf_optim.core import configs
 from hf_optim.experiment.spec import RunSpec
 
 SPEC = RunSpec("vision", "mlp", "smoke", {"name": "adamw", "lr": 1e-3}, overrides={"steps": 4, "eval_every": 4})
+CLAIM = yaml.safe_load((configs.folder("claims") / "agr-theorem41.yaml").read_text())
+
+
+def claim(folder: Path, **changes: Any) -> Path:
+    """A claim file in `folder`, judged on tables."""
+    (folder / "claim.yaml").write_text(yaml.safe_dump({**CLAIM, **changes}))
+    return folder / "claim.yaml"
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

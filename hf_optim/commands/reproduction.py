@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +170,8 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     setting = chosen.settings[options.size]
     if not options.dry_run:
         _check_place(chosen, options, folder)
+        if _standing(chosen, options, folder) is None:
+            _begin(chosen, options, folder)
     for place, words in setting.commands.items():
         print(safe_text.line(shlex.join(["hf-optim", *words, "--output", str(folder / place)])))
         if not options.dry_run:
@@ -184,6 +186,16 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     with writing(folder):
         theorems.write(list(setting.checks), folder)
     return _write_tables(chosen, options, folder)
+
+
+def _begin(chosen: claims.Claim, options: Options, folder: Path) -> None:
+    """A reproduction.json without verdicts: by it an interrupted one goes on, and writes over no tables of others."""
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import write_atomically
+
+    begun = {"claim": chosen.name, "size": options.size, "tables": chosen.settings[options.size].tables}
+    with writing(folder):
+        write_atomically(folder, "reproduction.json", json.dumps({**begun, "judgements": []}, indent=1) + "\n")
 
 
 def _tables(setting: claims.Setting) -> tuple[str, ...]:
@@ -208,8 +220,8 @@ def _standing(chosen: claims.Claim, options: Options, folder: Path) -> Mapping[s
     return dict(standing)
 
 
-def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
-    """Raise a UserError where something else than this reproduction stands, or what an interrupted one has left."""
+def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> None:
+    """Raise a UserError where something else than this reproduction, or files called as one `beside` it, stands."""
     from hf_optim.experiment.leftovers import is_left
 
     if folder.exists() and not folder.is_dir():
@@ -224,16 +236,17 @@ def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
             )
         return
     names = {path.name for path in folder.iterdir() if not is_left(path.name)} if folder.exists() else set()
-    if names - {*_tables(chosen.settings[options.size])}:
+    if names - {*beside}:
         raise UserError(f"{folder} is not empty and holds no reproduction: choose another --output")
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     from hf_optim.claims import judge
 
-    _check_place(chosen, options, folder)
+    tables = _tables(chosen.settings[options.size])
+    _check_place(chosen, options, folder, beside=tables)  # a page of tables alone writes over none
     reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
-    own = [folder / name for name in _tables(chosen.settings[options.size])]
+    own = [folder / name for name in tables]
     # commands leave no folders: what lies deeper is a stranger's, to any depth
     left = [path for place in own for path in (place, *place.glob("*")) if not place.is_symlink()]
     files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
