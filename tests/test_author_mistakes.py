@@ -125,8 +125,13 @@ def test_a_class_of_torchs_that_calls_no_super_is_told_so() -> None:
         def __init__(self, params, lr=0.1):
             self.lr = lr
 
-    with pytest.raises(UserError, match=r"its constructor has to call super\(\).__init__\(params, defaults\)"):
-        hf_optim.create(Bare, torch.nn.Linear(2, 2))
+    class Grouped(torch.optim.Optimizer):
+        def __init__(self, params, lr=0.1):
+            self.param_groups = [{"params": list(params), "lr": lr}]  # of a model these are groups themselves
+
+    for cls in (Bare, Grouped):
+        with pytest.raises(UserError, match=r"its constructor has to call super\(\).__init__\(params, defaults\)"):
+            hf_optim.create(cls, torch.nn.Linear(2, 2))
 
 
 class Lost(Transform):

@@ -150,6 +150,9 @@ WRONG = {
     "None": "returned nothing: it has to return its figures by name",
     "{'test_loss': 'small'}": "returned test_loss = 'small', which is no number",
     "{'test_loss': 1.0, 'log': [{'loss': 1.0}] * 99}": r"log = \[.{,120}\.\.\.\], which is no number: .* figures, log;",
+    "{'test_loss': 1.0, **{f'test_{i}': 1.0 for i in range(5000)}}": "returned more than 4,000 figures by name",
+    "({'test_loss': 1.0}, [{'step': 1, f'a{i}': 1.0} for i in range(5000)])": "returned a log of more than 4,000",
+    "[log(1, **{f'a{i}': 1.0}) for i in range(5000)]": "logged more than 4,000 figures by name",
 }
 
 

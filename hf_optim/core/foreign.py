@@ -87,11 +87,19 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
         ours = "missing 1 required positional argument: 'arguments'" in str(error)  # of a rule's base
         said = "its constructor has to hand over its arguments: super().__init__(params, locals())" if ours else error
         raise UserError(f"{name}: {said}") from None
-    if not hasattr(optimizer, "param_groups") and isinstance(optimizer, torch.optim.Optimizer):
+    if isinstance(optimizer, torch.optim.Optimizer) and not _grouped(optimizer):
         raise UserError(f"{name}: its constructor has to call super().__init__(params, defaults)")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"{name} returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
     return optimizer
+
+
+def _grouped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it has groups of tensors, as torch's constructor makes them of whatever it is given."""
+    try:
+        return all(isinstance(p, torch.Tensor) for group in optimizer.param_groups for p in group["params"])
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import math
 import random
 import reprlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,12 @@ class OwnTraining(Task):
         from hf_optim.hub.arguments import Settled, sources
 
         rows: list[dict[str, Any]] = []
+        names: set[str] = set()
 
         def log(step: int, **values: float) -> None:
             figures = {name: self._logged(name, value) for name, value in values.items()}
+            names.update(figures)
+            self._check_extent("logged", names, len(rows) + 1)
             rows.append({"step": self._step(step), **figures, "seconds": round(time.perf_counter() - begun, 4)})
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +220,17 @@ class OwnTraining(Task):
             figures = {names.get(k, k.replace("eval_", "validation_", 1)): v for k, v in entry.items() if _is_figure(v)}
             figures = {name: self._logged(name, value) for name, value in figures.items()}
             rows.append({"step": self._step(entry["step"]), **figures})
+        self._check_extent("returned", {*metrics}, 0)
+        self._check_extent("returned a log of", {name for row in rows for name in row}, len(rows))
         return {key: value for key, value in metrics.items() if math.isfinite(value)}, rows
+
+    def _check_extent(self, how: str, names: Collection[str], rows: int) -> None:
+        """What is beyond this nobody could read."""
+        if len(names) > records.MOST_NAMES or rows > records.MOST_ROWS:
+            raise WrongResult(
+                f"{self.name} {how} more than {records.MOST_NAMES:,} figures by name or {records.MOST_ROWS:,} rows, "
+                "which no report reads: leave some out"
+            )
 
     def _logged(self, name: str, value: Any) -> Any:
         """What a history can hold: of a tensor or a number of numpy's its value, which is what was meant."""

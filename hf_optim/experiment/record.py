@@ -16,6 +16,11 @@ HISTORY = "history.jsonl"
 SAMPLES = "samples"  # what was generated
 SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 
+#: rows of a history that are read; a run that logs a hundred thousand steps has as many
+MOST_ROWS = 500_000
+#: names of figures that a run leaves, of 5,000 that are read of a study
+MOST_NAMES = 4_000
+
 #: the environment's word for how many runs share a GPU, said by whoever starts them
 SHARERS = "HF_OPTIM_RUNS_PER_GPU"
 

@@ -25,7 +25,7 @@ from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 from hf_optim.experiment.disk import check_given
-from hf_optim.experiment.record import step_of
+from hf_optim.experiment.record import MOST_NAMES, MOST_ROWS, step_of
 from hf_optim.experiment.spending import SPENT
 from hf_optim.hub.feed import unwrapped
 
@@ -41,8 +41,6 @@ TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?":
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
         "best_global_step?": (int, None), "best_model_checkpoint?": (str, None),
         "stateful_callbacks": {"TrainerControl": dict}, "trial_params?": None}  # fmt: skip
-#: rows and names of figures of a log, of which a history is made that is read up to 500,000 rows and 5,000 names
-MOST_ROWS, MOST_NAMES = 500_000, 4_000
 EVERY = ("logging_steps", "eval_steps", "save_steps")
 #: what of `SPENT` is counted, and added up as whole numbers
 COUNTS = ("forward_passes", "backward_passes", "tokens")

@@ -12,14 +12,12 @@ from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files
-from hf_optim.experiment.record import RECORD, SAMPLES
+from hf_optim.experiment.record import MOST_ROWS, RECORD, SAMPLES
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
 
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
-#: rows of a history; a run that logs a hundred thousand steps has as many
-MOST_ROWS = 500_000
 _SCALAR = (str, float, bool, None)
 _CLOSEST = 1 / shape.FARTHEST
 #: a record as `experiment.outcome` and `launch.worker` make it; what a later version adds is let be
