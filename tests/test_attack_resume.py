@@ -247,6 +247,21 @@ def test_what_a_run_goes_on_from_is_all_there(tmp_path: Path, interrupted: Path,
     assert last_checkpoint(tmp_path / "run", training=True) is None and last_checkpoint(tmp_path / "run")
 
 
+def test_random_states_of_other_processes_are_told(
+    tmp_path: Path, interrupted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Trainer goes on without any, and does not say so."""
+    for written, told in ((["rng_state_0.pth", "rng_state_1.pth"], True), (["rng_state.pth"], False)):
+        folder = tmp_path / written[0] / SPEC.id
+        saved = shutil.copytree(interrupted, folder) / "checkpoint-2"
+        state = (saved / "rng_state.pth").read_bytes()
+        (saved / "rng_state.pth").unlink()
+        for name in written:
+            (saved / name).write_bytes(state)
+        assert train(SPEC, folder, checkpoint_every=2, resume=True)["status"] == "ok"
+        assert ("was written by another number of processes: from there on" in capfd.readouterr().err) == told
+
+
 def test_weights_that_a_checkpoint_lacks_are_not_drawn(tmp_path: Path, interrupted: Path) -> None:
     theirs = tmp_path / "theirs"
     shutil.copytree(interrupted / "checkpoint-2", theirs)

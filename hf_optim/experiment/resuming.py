@@ -124,6 +124,12 @@ def _read(file: Path, **how: Any) -> Any:
         raise ValueError(f"{file.name} cannot be read: {one_line(error)}") from error
 
 
+def drawn_on(checkpoint: Path, processes: int) -> bool:
+    """Whether each process finds random states to go on from; Trainer goes on without them and does not say so."""
+    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
+    return all((checkpoint / name).is_file() for name in names)
+
+
 def _check_random(file: Path) -> None:
     """The states of the three generators, each taken by another of its kind."""
     told = _read(file)

@@ -16,7 +16,7 @@ import transformers
 from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment import outcome, precision, sharding, trackers
+from hf_optim.experiment import outcome, precision, resuming, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.disk import check_error, check_given
 from hf_optim.experiment.evaluation import final_metrics
@@ -106,8 +106,12 @@ def _announce(run: Prepared, label: str) -> None:
     where = f" on {run.processes} processes" if run.processes > 1 else ""
     steps = counted(run.numbers.steps, "step")
     print(terminal(f"{label}: {steps} of {run.data.name}{where}"), file=sys.stderr, flush=True)
-    if late := unreached(run.numbers.schedule, run.numbers.steps):
-        print(terminal(f"warning: {late}"), file=sys.stderr, flush=True)
+    warnings = [unreached(run.numbers.schedule, run.numbers.steps)]
+    if run.checkpoint is not None and not resuming.drawn_on(Path(run.checkpoint), run.processes):
+        written = f"{run.checkpoint} was written by another number of processes"
+        warnings.append(f"{written}: from there on other random numbers are drawn")
+    for warning in filter(None, warnings):
+        print(terminal(f"warning: {warning}"), file=sys.stderr, flush=True)
 
 
 def _run(run: Prepared, watch: Watch) -> Measured:
