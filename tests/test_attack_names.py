@@ -47,6 +47,19 @@ def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
         shutil.rmtree(folder)
 
 
+def test_comparisons_of_labels_without_latin_letters_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both were `vs--logistic-smoke`, and the second one took the first one's place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    for labels in (("中国", "日本"), ("한국", "ไทย"), ("adamw", "sgd")):
+        words = [f"{{name: {name}, label: {label}}}" for name, label in zip(("adamw", "sgd"), labels, strict=True)]
+        assert command(capsys, "compare", *words, "--task", "logistic", "--size", "smoke")[0] == 0
+    folders = sorted(path.name for path in (tmp_path / "studies").iterdir())
+    assert len(folders) == 3 and "adamw-vs-sgd-logistic-smoke" in folders
+
+
 @pytest.mark.parametrize("made", ["merge", "copy", "release of before"])
 def test_a_folder_that_no_file_has_begun_is_taken_over_by_none(
     made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -267,6 +267,9 @@ def test_weights_that_a_checkpoint_lacks_are_not_drawn(tmp_path: Path, interrupt
     shutil.copytree(interrupted / "checkpoint-2", theirs)
     weights = load_file(theirs / "model.safetensors")
     assert checkpoints.read_model(load("vision"), "mlp", theirs) is not None
+    save_file({**weights, "classifier.bias": torch.zeros(3, 4)}, theirs / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"holds classifier.bias as \(3, 4\), which is \(10,\) in MLPForImage"):
+        checkpoints.read_model(load("vision"), "mlp", theirs)
     weights.pop(next(iter(weights)))
     save_file(weights, theirs / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 tensors of MLPForImageClassification"):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from attack_parts import command
+from attack_parts import claim, command
+from pyarrow import parquet
 from study_fakes import make_study, replan
 
+import hf_optim
 from hf_optim.commands.main import main
+from hf_optim.study import conduct
 from hf_optim.study.report import pieces
 
 ODD = ("[/x]", "[link=http://e.vil]hi[/link]", ":smile: [red]r")
@@ -202,3 +209,32 @@ def test_no_name_is_hidden_from_publishing(tmp_path: Path, monkeypatch: pytest.M
     assert main(["publish", str(study), str(into)]) == 0
     assert [sample.read_text() for sample in into.rglob("samples/*")] == ["by USER"]
     assert not [f for f in into.rglob("*") if f.is_file() and b"wilhelmina" in f.read_bytes().replace(b"\0", b"")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such name")
+def test_a_name_of_no_encoding_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table in parquet, a claim's page and a study's YAML in such a folder ended in a UnicodeEncodeError."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    mine, theirs = make_study(tmp_path / "mine"), tmp_path / os.fsdecode(b"theirs\xff")
+    shutil.copytree(mine, theirs)
+    assert command(capsys, "results", mine, theirs, "--export", "all.parquet")[0] == 0
+    assert set(parquet.read_table("all.parquet")["study"].to_pylist()) == {"mine", "theirs�"}
+    (theirs / "own.yaml").write_text("name: own\nseeds: 2\ntasks: [{task: vision, size: smoke}]\noptimizers: [adamw]\n")
+    assert command(capsys, "study", theirs / "own.yaml")[0] == 0
+    shutil.copy(claim(tmp_path), theirs / "claim.yaml")
+    assert command(capsys, "reproduce", theirs / "claim.yaml", "--page")[0] == 0
+    (theirs / "code.py").write_text("import torch\nclass Mine(torch.optim.SGD): pass\n")
+    assert hf_optim.create(f"{theirs}/code.py:Mine", [torch.nn.Parameter(torch.ones(1))], lr=0.1)
+
+
+def test_a_folders_name_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line break in it made a line of its own, which said something else."""
+    folder = make_study(tmp_path / "a\nReport: mine")
+    for words in (["report", folder], ["results", folder, "--export", folder / "a.csv"],
+                  ["export", folder, "--table", "csv", "--output", folder / "b.csv"],
+                  ["export", folder, "--figure", "svg"]):  # fmt: skip
+        code, out, _ = command(capsys, *words)
+        assert code == 0 and "a Report: mine" in out and "\nReport: mine" not in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
@@ -91,6 +92,8 @@ def written(given: Any) -> str:
 def _name(given: Any, labels: Sequence[str], task: str, paths: Sequence[str] = ()) -> str:
     """The study's name, which its folder has, too. Where it gets too long, the last part stands for each of `paths`."""
     compared = "-vs-".join(map(_dashed, labels))[:60]
+    if foreign := [label for label in labels if not label.isascii()]:  # of which nothing may be left
+        compared = f"{compared[:53]}-{hashlib.sha256(repr(foreign).encode()).hexdigest()[:6]}"
     rest = f"-{_dashed('-'.join(filter(None, (task, given.model))))}"
     rest += "" if given.size == "small" else f"-{given.size}"
     rest += f"-tuned{given.trials}" if given.trials else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import extras
+from hf_optim.core import extras, safe_text
 from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(terminal(f"  {finding}"))
     if options.output is not None:
         for file in write(Path(options.output), options.problem, problem, by_label):
-            print(terminal(file))
+            print(safe_text.line(file))
     return 0
 
 

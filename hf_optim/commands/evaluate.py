@@ -13,7 +13,7 @@ from hf_optim.commands import overrides
 from hf_optim.commands.nested import take_nested
 from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
-from hf_optim.core.safe_text import line, terminal
+from hf_optim.core.safe_text import line
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
     )
     if given.export:
         exports.write(table, rows.choose(table, given.columns, every), given.export)
-        print(terminal(f"{counted(len(table), 'checkpoint')}: {given.export}"))
+        print(line(f"{counted(len(table), 'checkpoint')}: {given.export}"))
     else:
         exports.show(table, shown)
     return code

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.safe_text import terminal
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 
 ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a paper"
@@ -87,7 +87,7 @@ def export(
             else:
                 sweep(Path(output).parent, Path(output).name)
                 write_atomically(Path(output).parent, Path(output).name, text)
-                print(terminal(output))
+                print(line(output))
             return 0
         assert figure is not None
         from hf_optim.study.report import figures
@@ -95,5 +95,5 @@ def export(
         inches = figures.width_of(width or "5.5")
         where = (Path(output), "") if output else (Path(folder), "figures")
         for path in figures.write_all(results, built, *where, kind=figure, width=inches, font=font_size or 9):
-            print(terminal(path))
+            print(line(path))
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import numerals
+from hf_optim.core import numerals, safe_text
 from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.validate import closest
 from hf_optim.core.wording import counted
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with whole(folder, picture.name) as part:
                     trajectory_plot.png(part, surface, paths)
                 write_atomically(folder, text.name, trajectory_plot.page(name, surface, paths, notes))
-            print(terminal(f"  {picture}\n  {text}"))
+            print(f"  {safe_text.line(picture)}\n  {safe_text.line(text)}")
         print()
     if options.output is not None:  # where each optimizer ended on each surface
         with writing(folder):

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", metavar="STUDY", help="the study's folder")
     parser.add_argument("into", metavar="DEST", help="a folder that is new or empty")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    from hf_optim.core.safe_text import terminal
+    from hf_optim.core.safe_text import line
     from hf_optim.experiment.files import write_atomically
     from hf_optim.study.conduct import finish
     from hf_optim.study.folder.publish import Published, index, publish, readme
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     into = Path(options.into)
     published = publish(Path(options.study), into, complete)
-    for line in published.told:
-        print(terminal(line))
-    print(terminal(f"{counted(published.records, 'run')} in {into}: look through it, then send it (docs/running.md)"))
+    for told in published.told:
+        print(line(told))
+    print(line(f"{counted(published.records, 'run')} in {into}: look through it, then send it (docs/running.md)"))
     return 0

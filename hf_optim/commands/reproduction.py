@@ -316,12 +316,12 @@ def within(budget: str, options: Options) -> int:
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     chosen, left = agenda.plan(cost.hours(budget), options.size, options.wish, options.seeds, machine)
     for entry in chosen:
-        print(terminal(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
+        print(safe_text.line(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
     print(
         terminal(f"{counted(len(chosen), 'claim')}, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
     )
     for entry in left:
-        print(terminal(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
+        print(safe_text.line(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
     if options.dry_run:
         from hf_optim.experiment import forecast
         from hf_optim.study.launch.launcher import default_jobs

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
-from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import both, counted
 from hf_optim.errors import UserError
 
@@ -118,7 +117,7 @@ def results(
         shown = rows.choose(some, columns, rows.columns(some) if everything else rows.usual_columns(some))
     if export:
         exports.write(table, shown, Path(export))
-        print(terminal(f"{counted(len(table), 'row')}, {counted(len(shown), 'column')}: {export}"))
+        print(safe_text.line(f"{counted(len(table), 'row')}, {counted(len(shown), 'column')}: {export}"))
     else:
         exports.show(table, shown)
     if said:

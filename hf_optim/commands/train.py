@@ -279,7 +279,7 @@ def _spec(asked: _Given) -> RunSpec:
 def summary(record: Mapping[str, Any], folder: Path) -> str:
     """A few lines for the terminal."""
     if record["status"] != "ok":
-        return f"failed: {record['error']}\nrecord: {folder / 'record.json'}"
+        return f"failed: {line(record['error'])}\nrecord: {line(folder / 'record.json')}"
     metrics = record["metrics"]
     shown = [key for key in metrics if key.startswith("test_")] + [key for key in metrics if key.endswith("_gap")]
     width = max(map(len, shown), default=0)
@@ -288,7 +288,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     each = clock.get("step_ms_median")  # none where a run that went on had no step left, or trains by itself
     speed = "" if each is None else f", {each:.2f} ms a step"
     lines.append(f"  {counted(clock['steps'], 'step')} in {clock['train_seconds']:.1f} s{speed}")
-    return "\n".join([*lines, f"record: {folder / 'record.json'}"])
+    return "\n".join([*lines, f"record: {line(folder / 'record.json')}"])
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -284,7 +284,7 @@ def digests(value: Any) -> dict[str, str]:
 
 def _key(file: Path) -> str:
     """What the module of a file is called here."""
-    return f"hf_optim_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    return f"hf_optim_user_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
 
 
 def _from_file(name: str) -> ModuleType:

@@ -132,9 +132,12 @@ def console(**options: Any) -> Any:
 
 
 def say(console: Any, text: str) -> None:
-    """Prints lines as they are; on a terminal they are wrapped at its width, what goes on set in by two."""
+    """Prints a line as it is; on a terminal it is wrapped at its width, what goes on set in by two. A path with a line
+    break in it makes no second one.
+    """
+    text = " ".join(text.splitlines())
     if console.is_terminal:
-        text = "\n".join(_wrapped(part, console.width) for part in text.split("\n"))
+        text = _wrapped(text, console.width)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

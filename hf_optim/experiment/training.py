@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from hf_optim.core.safe_text import terminal
+from hf_optim.core.safe_text import line
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import outcome, precision, resuming, sharding, trackers
@@ -89,7 +89,7 @@ def train(
         started=started,
     )
     records.reset_peak_memory()
-    label = terminal(f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}")
+    label = line(f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}")
     if progress and run.first:
         _announce(run, label)
     seen = _run(run, Watch(label, progress))
@@ -105,13 +105,13 @@ def train(
 def _announce(run: Prepared, label: str) -> None:
     where = f" on {run.processes} processes" if run.processes > 1 else ""
     steps = counted(run.numbers.steps, "step")
-    print(terminal(f"{label}: {steps} of {run.data.name}{where}"), file=sys.stderr, flush=True)
+    print(line(f"{label}: {steps} of {run.data.name}{where}"), file=sys.stderr, flush=True)
     warnings = [unreached(run.numbers.schedule, run.numbers.steps)]
     if run.checkpoint is not None and not resuming.drawn_on(Path(run.checkpoint), run.processes):
         written = f"{run.checkpoint} was written by another number of processes"
         warnings.append(f"{written}: from there on other random numbers are drawn")
     for warning in filter(None, warnings):
-        print(terminal(f"warning: {warning}"), file=sys.stderr, flush=True)
+        print(line(f"warning: {warning}"), file=sys.stderr, flush=True)
 
 
 def _run(run: Prepared, watch: Watch) -> Measured:

@@ -45,10 +45,17 @@ def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
     """`cls.from_pretrained(folder, **how)`, which by itself would draw at random what the folder lacks, unsaid.
 
     Raises:
-        UserError: it lacks tensors of the model.
+        UserError: it lacks tensors of the model, or holds some of another shape.
     """
     with offline():
-        model, told = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
+        # of tensors of another shape it would say to look at a report
+        how |= {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, told = cls.from_pretrained(folder, **how)
+    for name, there, own in sorted(told["mismatched_keys"])[:1]:
+        raise UserError(
+            f"checkpoint: {folder} holds {name} as {tuple(there)}, which is {tuple(own)} in {type(model).__name__} by "
+            "its config.json: it is damaged, or another model's"
+        )
     if absent := sorted(told["missing_keys"]):
         raise UserError(
             f"checkpoint: {folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "

@@ -16,8 +16,8 @@ DIGEST = "study_sha256"
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a YAML."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a YAML, or of a path, which may be of no encoding."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def edited(folder: Path, text: str) -> bool:

@@ -99,7 +99,8 @@ def _array(values: list[Any]) -> Any:
         return pyarrow.array(values, pyarrow.int64())
     if kinds <= {int, float}:
         return pyarrow.array([None if v is None else float(v) for v in values], pyarrow.float64())
-    return pyarrow.array([None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values])
+    texts = (v if v is None or isinstance(v, str) else json.dumps(v) for v in values)
+    return pyarrow.array([None if v is None else terminal(v) for v in texts])
 
 
 _TEXTS: dict[str, Callable[[Sequence[Row], Sequence[str]], str]] = {".csv": csv, ".md": markdown, ".tex": latex}
