@@ -134,6 +134,19 @@ def test_a_class_of_torchs_that_calls_no_super_is_told_so() -> None:
             hf_optim.create(cls, torch.nn.Linear(2, 2))
 
 
+def test_a_constructor_that_raises_anything_is_one_line() -> None:
+    """`betas: []` of torch's own was a traceback of an IndexError."""
+    with pytest.raises(UserError, match="^AdamW: IndexError: list index out of range$"):
+        hf_optim.create(torch.optim.AdamW, torch.nn.Linear(2, 2), betas=[])
+
+    class Greedy(torch.optim.SGD):
+        def __init__(self, params):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):  # says nothing about the optimizer
+        hf_optim.create(Greedy, torch.nn.Linear(2, 2))
+
+
 class Lost(Transform):
     """Forgets to return."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.groups import Parameters
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, of_memory, one_line
 
 #: what a factory may ask for
 OFFERED = ("model", "named_parameters", "groups", "params")
@@ -68,7 +68,7 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
         hyper: keyword arguments.
 
     Raises:
-        UserError: what `imported` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
+        UserError: what `imported` raises, but for lacking memory; arguments that it has not; a factory that wants a
             model and gets tensors, or returns no optimizer; an instance with parameters or hyper-parameters beside it.
     """
     if isinstance(imported, torch.optim.Optimizer):
@@ -87,6 +87,10 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
         ours = "missing 1 required positional argument: 'arguments'" in str(error)  # of a rule's base
         said = "its constructor has to hand over its arguments: super().__init__(params, locals())" if ours else error
         raise UserError(f"{name}: {said}") from None
+    except Exception as error:
+        if of_memory(error):
+            raise
+        raise UserError(f"{name}: {one_line(error)}") from error
     if isinstance(optimizer, torch.optim.Optimizer) and not _grouped(optimizer):
         raise UserError(f"{name}: its constructor has to call super().__init__(params, defaults)")
     if not isinstance(optimizer, torch.optim.Optimizer):
