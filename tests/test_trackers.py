@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import torch
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from hf_optim.commands import train as train_command
 from hf_optim.commands.main import main
 from hf_optim.core import importing
 from hf_optim.errors import UserError
-from hf_optim.experiment import trackers
+from hf_optim.experiment import feeding, trackers
 from hf_optim.experiment.disk import check_error
-from hf_optim.experiment.files import Refused
+from hf_optim.experiment.files import Refused, remove
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.trackers import Tracked, following, names
+from hf_optim.experiment.training import train
 from hf_optim.study import conduct
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import jobs, worker
@@ -110,6 +116,109 @@ def test_wandb_is_told_group_and_name_and_is_offline_and_ended(tmp_path: Path, m
     assert tracked(tmp_path, "wandb").environment()["WANDB_MODE"] == "online"
 
 
+class Meddler(TrainerCallback):
+    """A tracker that seeds the random states, as ClearML does, or that fails at an event."""
+
+    fails_at = ""
+
+    def __init__(self) -> None:
+        self._meet("made")
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        self._meet("begin")
+
+    def on_log(self, *_: object, **__: object) -> None:
+        self._meet("log")
+
+    def _meet(self, event: str) -> None:
+        random.seed(1337), numpy.random.seed(1337), torch.manual_seed(1337)
+        if event == self.fails_at:
+            raise RuntimeError("no server")
+
+
+@pytest.fixture
+def meddler(monkeypatch: pytest.MonkeyPatch) -> type[Meddler]:
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "neptune", Meddler)
+    available = integration_utils.get_available_reporting_integrations
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: [*available(), "neptune"])
+    monkeypatch.setattr(Meddler, "fails_at", "")
+    return Meddler
+
+
+def states() -> tuple[object, ...]:
+    return random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("fails_at", ["", "made", "begin", "log"])
+def test_a_tracker_changes_nothing_about_a_run(
+    fails_at: str,
+    tmp_path: Path,
+    meddler: type[Meddler],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """ClearML seeds what a run draws, and a tracker without its server was a failed run."""
+    alone = train(SPEC, tmp_path / "alone", progress=False)
+    drawn = states()
+    monkeypatch.setattr(meddler, "fails_at", fails_at)
+    fed = train(SPEC, tmp_path / "fed", progress=False, report_to=["neptune"])
+    assert (fed["status"], fed["metrics"], states()) == ("ok", alone["metrics"], drawn)
+    said = "warning: report_to: neptune failed and is fed no more, and the run goes on (RuntimeError: no server)\n"
+    assert capsys.readouterr().err == (said if fails_at else "")
+
+
+def test_a_tracker_that_fails_takes_no_checkpoint(
+    tmp_path: Path, meddler: type[Meddler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a damaged one, and a study removed it."""
+    train(SPEC, tmp_path, progress=False, checkpoint_every=1)
+    remove(tmp_path, "record.json"), remove(tmp_path, "checkpoint-2")
+    monkeypatch.setattr(meddler, "fails_at", "begin")
+    options: dict[str, Any] = {"progress": False, "checkpoint_every": 1, "resume": True, "report_to": ["neptune"]}
+    assert train(SPEC, tmp_path, **options)["status"] == "ok"
+
+
+def test_clearml_looks_at_no_repository(meddler: type[Meddler], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts git beside the run's script, and reads all Python of that repository, as a run waits."""
+    told: list[str] = []
+    clearml = types.ModuleType("clearml")
+    clearml.Task = types.SimpleNamespace(force_store_standalone_script=lambda: told.append("standalone"))
+    monkeypatch.setitem(sys.modules, "clearml", clearml)
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "clearml", lambda: told.append("made"))
+    feeding.callbacks(["clearml"], torch.device("cpu"))
+    assert told == ["standalone", "made"]
+
+
+def test_what_is_open_in_a_tracker_is_ended_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run of the process would go on in it."""
+    ended: list[str] = []
+    task = types.SimpleNamespace(close=lambda: ended.append("clearml"))
+    fakes: dict[str, dict[str, Any]] = {
+        "mlflow": {"end_run": lambda status: ended.append(f"mlflow {status}")},
+        "clearml": {"Task": types.SimpleNamespace(current_task=lambda: task)},
+        "comet_ml": {"end": lambda: 1 / 0},
+        "swanlab": {"finish": lambda: ended.append("swanlab")},
+    }
+    monkeypatch.setattr(importing, "_asked", set())
+    for name, members in fakes.items():
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        vars(sys.modules[name]).update(members)
+    with following(tracked(tmp_path, "tensorboard", *fakes)):
+        pass
+    assert ended == ["mlflow FAILED", "clearml", "swanlab"]  # what fails to end is a line
+
+
+def test_a_studys_runs_stand_under_its_name_in_every_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("MLFLOW_EXPERIMENT_NAME", "CLEARML_PROJECT", "CLEARML_LOG_MODEL", "SWANLAB_PROJECT"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("COMET_PROJECT_NAME", "my-project")
+    assert tracked(tmp_path, "mlflow").environment()["MLFLOW_EXPERIMENT_NAME"] == "mine"
+    assert tracked(tmp_path, "swanlab").environment() == {"SWANLAB_PROJECT": "mine"}
+    assert tracked(tmp_path, "comet_ml").environment()["COMET_PROJECT_NAME"] == "my-project"
+    told = tracked(tmp_path, "clearml").environment()
+    assert told == {"CLEARML_PROJECT": "mine", "CLEARML_TASK": f"adamw/0/{SPEC.id}", "CLEARML_LOG_MODEL": "false"}
+
+
 def test_a_label_is_no_path(tmp_path: Path) -> None:
     place = tracked(tmp_path, "tensorboard", optimizer="../../x").environment()["TENSORBOARD_LOGGING_DIR"]
     assert Path(place).resolve().is_relative_to(tmp_path / "trackers") and place.endswith(f"-x/0-{SPEC.id}")
@@ -189,8 +298,6 @@ def test_wandb_writes_where_no_link_leads(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "theirs")
     monkeypatch.delenv("WANDB_DIR", raising=False)
     monkeypatch.setattr(trackers, "check", lambda _: None)
-    from hf_optim.experiment.training import train
-
     with pytest.raises(UserError, match="W&B would write where wandb leads, which is a link"):
         train(SPEC, tmp_path / "run", report_to=["wandb"])
     trackers.check_settings(["tensorboard"], Path("."))
@@ -215,11 +322,11 @@ def test_wandb_starts_no_git_and_sends_nothing_unless_told(tmp_path: Path, monke
     monkeypatch.setenv("RANK", "1")  # which prints nothing
     seen: list[tuple[str | None, str | None]] = []
 
-    def train(*_: object, **__: object) -> dict[str, object]:
+    def trained(*_: object, **__: object) -> dict[str, object]:
         seen.append((os.environ.get("WANDB_MODE"), os.environ.get("WANDB_DISABLE_GIT")))
         return {"status": "ok"}
 
-    monkeypatch.setattr("hf_optim.experiment.training.train", train)
+    monkeypatch.setattr("hf_optim.experiment.training.train", trained)
     line = ["--task", "vision", "--size", "smoke", "--optimizer", "adamw", "--quiet", "--output", str(tmp_path / "run")]
     train_command.main([*line, "--report-to", "wandb"])
     monkeypatch.setenv("WANDB_DISABLE_GIT", "false")

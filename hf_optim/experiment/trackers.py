@@ -7,25 +7,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.disk import writing
 from hf_optim.experiment.files import own_folder
 
 #: what trackers write where they are not given a server, below the study's folder
 FOLDER = "trackers"
-#: what trackers are told where the environment says nothing: W&B to send nothing, and both to leave git alone, which
-#: starts the programs that a `.git/config` of the current folder names (core.fsmonitor, a filter)
+#: what trackers are told where the environment says nothing: W&B to send nothing, MLflow nothing to its makers, ClearML
+#: no checkpoints, and W&B and Comet to leave git alone, which starts the programs that a `.git/config` of the current
+#: folder names (core.fsmonitor, a filter)
 _TOLD = {
     "wandb": {"WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true"},
     "comet_ml": {"COMET_AUTO_LOG_GIT_METADATA": "false", "COMET_AUTO_LOG_GIT_PATCH": "false"},
+    "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    "clearml": {"CLEARML_LOG_MODEL": "false"},
+}
+#: what says where a study's runs stand, where the environment does not
+_GROUPED = {
+    "mlflow": "MLFLOW_EXPERIMENT_NAME",
+    "clearml": "CLEARML_PROJECT",
+    "comet_ml": "COMET_PROJECT_NAME",
+    "swanlab": "SWANLAB_PROJECT",
 }
 #: settings that trackers take from the current folder: where to send what, a key, a file to write a log over. (Comet
 #: measures with CodeCarbon where that is installed.)
@@ -133,6 +145,9 @@ class Tracked:
     def environment(self) -> dict[str, str]:
         """What trackers read from the environment. W&B works offline unless WANDB_MODE says otherwise."""
         told = _defaults(self.report_to)
+        told |= {key: os.environ.get(key, self.group) for name, key in _GROUPED.items() if name in self.report_to}
+        if "clearml" in self.report_to:
+            told["CLEARML_TASK"] = self.name
         if "tensorboard" in self.report_to:
             # Labels may be a stranger's: as folders they keep what is harmless.
             parts = [re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in (self.task, self.optimizer)]
@@ -181,17 +196,49 @@ def _told(told: Mapping[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
+def failed(name: str, error: BaseException) -> None:
+    """Says that a tracker failed, which is no matter of the run."""
+    text = f"warning: report_to: {name} failed and is fed no more, and the run goes on ({one_line(error)})"
+    print(terminal(text), file=sys.stderr, flush=True)
+
+
 def _end(report_to: Sequence[str]) -> None:
-    """Trainer leaves a run of these open, even after it has ended it, and the next run would go on in it."""
-    if "wandb" in report_to:
-        import wandb
+    """Trainer leaves a run of these open, after a failure or even after it has ended it, and the next run of the
+    process would go on in it.
+    """
+    for name in report_to:
+        module = sys.modules.get(name)  # a run that never came to its tracker has not imported it
+        try:
+            if module is not None and name in _ENDS:
+                _ENDS[name](module)
+        except Exception as error:
+            failed(name, error)
 
-        wandb.finish()
-    if "trackio" in report_to:
-        import trackio
 
-        with suppress(RuntimeError):  # there is none
-            trackio.finish()
+def _end_trackio(trackio: Any) -> None:
+    with suppress(RuntimeError):  # there is none
+        trackio.finish()
+
+
+def _end_clearml(clearml: Any) -> None:
+    if (task := clearml.Task.current_task()) is not None:
+        task.close()
+
+
+def _end_swanlab(swanlab: Any) -> None:
+    with suppress(RuntimeError):  # there is none
+        swanlab.finish()
+
+
+#: tracker -> what ends the run that it has open, given its module
+_ENDS: dict[str, Callable[[Any], object]] = {
+    "wandb": lambda wandb: wandb.finish(),
+    "trackio": _end_trackio,
+    "mlflow": lambda mlflow: mlflow.end_run("FAILED"),  # Trainer has ended those that did not
+    "clearml": _end_clearml,
+    "comet_ml": lambda comet: comet.end(),
+    "swanlab": _end_swanlab,
+}
 
 
 @contextmanager

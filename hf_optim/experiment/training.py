@@ -16,7 +16,7 @@ import transformers
 from hf_optim.core.safe_text import line
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment import outcome, precision, resuming, sharding, trackers
+from hf_optim.experiment import feeding, outcome, precision, resuming, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.disk import check_error, check_given
 from hf_optim.experiment.evaluation import final_metrics
@@ -175,38 +175,41 @@ def _lost(problem: Exception) -> bool:
 def _trainer(run: Prepared, watch: Watch) -> TaskTrainer:
     """The run's Trainer, made known to `watch` once it is whole."""
     spec, task, data, numbers = run.spec, run.task, run.data, run.numbers
+    args = arguments(
+        run.folder,
+        task,
+        run.preset,
+        **run.tracking,
+        seed=spec.seed,
+        data_seed=spec.overrides.get("order_seed", spec.seed),
+        max_steps=numbers.steps,
+        precision=numbers.precision,
+        compile_model=numbers.compile_model,
+        workers=numbers.workers,
+        per_device_train_batch_size=numbers.per_device,
+        gradient_accumulation_steps=numbers.accumulation,
+        max_grad_norm=numbers.max_grad_norm,
+        eval_strategy="steps",
+        eval_steps=numbers.eval_every,
+        eval_on_start=run.checkpoint is None,
+        logging_strategy="steps",
+        logging_steps=numbers.log_every,
+        # A NaN must be seen, not replaced by the average.
+        logging_nan_inf_filter=False,
+        save_strategy="no" if run.checkpoint_every is None else "steps",
+        save_steps=run.checkpoint_every or 500,
+    )
+    fed = feeding.callbacks(list(args.report_to or ()), args.device)
+    args.report_to = []  # Trainer would let them change the run
     trainer = TaskTrainer(
         schedule=numbers.schedule,
         drop_last=numbers.drop_last,
         evaluator=Evaluator(task, data, run.folder),
         model=run.model,
-        args=arguments(
-            run.folder,
-            task,
-            run.preset,
-            **run.tracking,
-            seed=spec.seed,
-            data_seed=spec.overrides.get("order_seed", spec.seed),
-            max_steps=numbers.steps,
-            precision=numbers.precision,
-            compile_model=numbers.compile_model,
-            workers=numbers.workers,
-            per_device_train_batch_size=numbers.per_device,
-            gradient_accumulation_steps=numbers.accumulation,
-            max_grad_norm=numbers.max_grad_norm,
-            eval_strategy="steps",
-            eval_steps=numbers.eval_every,
-            eval_on_start=run.checkpoint is None,
-            logging_strategy="steps",
-            logging_steps=numbers.log_every,
-            # A NaN must be seen, not replaced by the average.
-            logging_nan_inf_filter=False,
-            save_strategy="no" if run.checkpoint_every is None else "steps",
-            save_steps=run.checkpoint_every or 500,
-        ),
+        args=args,
         train_dataset=data.train,
         eval_dataset=data.validation,
-        callbacks=[watch, *task.callbacks(run.model, run.preset, numbers.steps)],
+        callbacks=[*fed, watch, *task.callbacks(run.model, run.preset, numbers.steps)],
     )
     if "train_curve" in spec.overrides:
         trainer.followed = train_part(data, spec.overrides["train_curve"])
