@@ -138,9 +138,9 @@ class Meddler(TrainerCallback):
 
 @pytest.fixture
 def meddler(monkeypatch: pytest.MonkeyPatch) -> type[Meddler]:
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "neptune", Meddler)
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "azure_ml", Meddler)
     available = integration_utils.get_available_reporting_integrations
-    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: [*available(), "neptune"])
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: [*available(), "azure_ml"])
     monkeypatch.setattr(Meddler, "fails_at", "")
     return Meddler
 
@@ -161,9 +161,9 @@ def test_a_tracker_changes_nothing_about_a_run(
     alone = train(SPEC, tmp_path / "alone", progress=False)
     drawn = states()
     monkeypatch.setattr(meddler, "fails_at", fails_at)
-    fed = train(SPEC, tmp_path / "fed", progress=False, report_to=["neptune"])
+    fed = train(SPEC, tmp_path / "fed", progress=False, report_to=["azure_ml"])
     assert (fed["status"], fed["metrics"], states()) == ("ok", alone["metrics"], drawn)
-    said = "warning: report_to: neptune failed and is fed no more, and the run goes on (RuntimeError: no server)\n"
+    said = "warning: report_to: azure_ml failed and is fed no more, and the run goes on (RuntimeError: no server)\n"
     assert capsys.readouterr().err == (said if fails_at else "")
 
 
@@ -174,19 +174,22 @@ def test_a_tracker_that_fails_takes_no_checkpoint(
     train(SPEC, tmp_path, progress=False, checkpoint_every=1)
     remove(tmp_path, "record.json"), remove(tmp_path, "checkpoint-2")
     monkeypatch.setattr(meddler, "fails_at", "begin")
-    options: dict[str, Any] = {"progress": False, "checkpoint_every": 1, "resume": True, "report_to": ["neptune"]}
+    options: dict[str, Any] = {"progress": False, "checkpoint_every": 1, "resume": True, "report_to": ["azure_ml"]}
     assert train(SPEC, tmp_path, **options)["status"] == "ok"
 
 
-def test_clearml_looks_at_no_repository(meddler: type[Meddler], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It starts git beside the run's script, and reads all Python of that repository, as a run waits."""
+def test_clearml_and_neptune_look_at_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ClearML starts git beside the run's script, and reads all Python of that repository, as a run waits; Neptune
+    starts it in the current folder.
+    """
     told: list[str] = []
     clearml = types.ModuleType("clearml")
     clearml.Task = types.SimpleNamespace(force_store_standalone_script=lambda: told.append("standalone"))
     monkeypatch.setitem(sys.modules, "clearml", clearml)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "clearml", lambda: told.append("made"))
-    feeding.callbacks(["clearml"], torch.device("cpu"))
-    assert told == ["standalone", "made"]
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "neptune", lambda git_ref: told.append(str(git_ref)))
+    feeding.callbacks(["clearml", "neptune"], torch.device("cpu"))
+    assert told == ["standalone", "made", "False"]
 
 
 def test_what_is_open_in_a_tracker_is_ended_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

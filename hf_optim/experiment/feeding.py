@@ -12,6 +12,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from hf_optim.core.rewind import RandomState
 from hf_optim.experiment.trackers import failed
 
+#: Neptune would ask git about the current folder, whose `.git/config` and hooks may start programs
+_MADE_WITH: dict[str, dict[str, Any]] = {"neptune": {"git_ref": False}}
+
 
 class Fed(TrainerCallback):  # type: ignore[misc]
     """The callback of one tracker, which changes nothing about the run: random numbers that it draws (MLflow) or seeds
@@ -36,7 +39,7 @@ class Fed(TrainerCallback):  # type: ignore[misc]
             import clearml
 
             clearml.Task.force_store_standalone_script()
-        return INTEGRATION_TO_CALLBACK[self._name]()
+        return INTEGRATION_TO_CALLBACK[self._name](**_MADE_WITH.get(self._name, {}))
 
     def _apart(self, call: Callable[[], Any]) -> Any:
         random = RandomState(self._device)
