@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
-from hf_optim.core.safe_text import terminal
+from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.disk import writing
@@ -199,7 +199,7 @@ def _told(told: Mapping[str, str]) -> Iterator[None]:
 def failed(name: str, error: BaseException) -> None:
     """Says that a tracker failed, which is no matter of the run."""
     text = f"warning: report_to: {name} failed and is fed no more, and the run goes on ({one_line(error)})"
-    print(terminal(text), file=sys.stderr, flush=True)
+    print(line(text), file=sys.stderr, flush=True)
 
 
 def _end(report_to: Sequence[str]) -> None:

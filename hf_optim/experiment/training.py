@@ -199,8 +199,8 @@ def _trainer(run: Prepared, watch: Watch) -> TaskTrainer:
         save_strategy="no" if run.checkpoint_every is None else "steps",
         save_steps=run.checkpoint_every or 500,
     )
-    fed = feeding.callbacks(list(args.report_to or ()), args.device)
-    args.report_to = []  # Trainer would let them change the run
+    reports, args.report_to = list(args.report_to or ()), []  # Trainer would let them change the run
+    fed = feeding.callbacks(reports, args.device)
     trainer = TaskTrainer(
         schedule=numbers.schedule,
         drop_last=numbers.drop_last,
@@ -211,6 +211,7 @@ def _trainer(run: Prepared, watch: Watch) -> TaskTrainer:
         eval_dataset=data.validation,
         callbacks=[*fed, watch, *task.callbacks(run.model, run.preset, numbers.steps)],
     )
+    args.report_to = reports  # which pages of trackers show
     if "train_curve" in spec.overrides:
         trainer.followed = train_part(data, spec.overrides["train_curve"])
     if "patience" in spec.overrides:
