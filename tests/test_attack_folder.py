@@ -141,9 +141,13 @@ def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypa
 
 
 #: as in `torch` and `triton`: what starts a program, and tells where
-STARTER = (
-    "import os\ndef _build(): print('started in', os.getcwd())\nclass SubprocPool:\n    __init__ = lambda _: _build()\n"
-)
+STARTER = """import os
+def _build(): print('started in', os.getcwd())
+class SubprocPool:
+    __init__ = lambda _: _build()
+class VecISA:
+    check_build = lambda _: _build()
+"""
 
 
 @pytest.mark.parametrize("module", [name for name in importing._CHANGED if "util" not in name])
@@ -154,7 +158,8 @@ def test_what_torch_and_triton_start_does_not_look_into_the_current_folder(modul
         (folder := folder / package).mkdir(parents=True)
         (folder / "__init__.py").touch()
     (folder / f"{name}.py").write_text(STARTER)
-    start = f"{STARTS['command']}; import os, {module} as it; it.{importing._CHANGED[module][0].partition('.')[0]}()"
+    called = "().".join(importing._CHANGED[module][0].removesuffix(".__init__").split("."))
+    start = f"{STARTS['command']}; import os, {module} as it; it.{called}()"
     said = _python(f"{start}; print('we are in', os.getcwd())", tmp_path, tmp_path / "packages")
     assert said.endswith(f"started in {sys.prefix}\nwe are in {tmp_path}\n")
 

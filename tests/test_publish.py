@@ -75,6 +75,15 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
             "login --password x1 --hub-token y2 --token --fast",
             "login --password REMOVED --hub-token REMOVED --token --fast",
         ),
+        (
+            "a --hf_token x1 --wandb_api_key y2 --wandb-key z3 --keys 5 --monkey 6",
+            "a --hf_token REMOVED --wandb_api_key REMOVED --wandb-key REMOVED --keys 5 --monkey 6",
+        ),
+        (
+            "X-Amz-Signature=58af Fastly-Key: x sessionid=abcdef1",
+            "X-Amz-Signature=REMOVED Fastly-Key: REMOVED sessionid=REMOVED",
+        ),
+        (f"pcsk_4NT9Zn_{'a0Af' * 6} ATATT3{'a0Af' * 6} 1//0{'a0Af' * 6}", "REMOVED REMOVED REMOVED"),
     ],
 )
 def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed: str) -> None:
@@ -84,7 +93,7 @@ def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed:
 @pytest.mark.parametrize(
     "part",
     [
-        *r"1. a- www. sk- A_ /a a@ -a //a /a= pwd=' ?x- %2F \n &#47; %25".split(),
+        *r"1. a- a_ X-a --a_ www. sk- A_ /a a@ -a //a /a= pwd=' ?x- %2F \n &#47; %25".split(),
         *("--token ", "cookie: ", "login ", "-u "),
     ],
 )

@@ -75,11 +75,13 @@ def _with_safe_path(options: Callable[[], list[str]]) -> Callable[[], list[str]]
 
 
 #: module -> what is put in the place of which function of it. A linker takes a libgcc_s.so.1 of the current folder for
-#: its own; inductor's workers import torch; its compiled headers heed no environment; processes that are not forked
-#: (Python's own on macOS and from 3.14 on, and what tracks their locks) would look for modules in the current folder
+#: its own; inductor's workers import torch, and what tries the processor's instructions ctypes; its compiled headers
+#: heed no environment; processes that are not forked (Python's own on macOS and from 3.14 on, and what tracks their
+#: locks) would look for modules in the current folder
 _CHANGED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "triton.runtime.build": ("_build", elsewhere()),
     "torch._inductor.compile_worker.subproc_pool": ("SubprocPool.__init__", elsewhere()),
+    "torch._inductor.cpu_vec_isa": ("VecISA.check_build", elsewhere()),
     "torch._inductor.runtime.cache_dir_utils": ("default_cache_dir", lambda _: compiled_folder),
     "multiprocessing.util": ("_args_from_interpreter_flags", _with_safe_path),
     "multiprocess.util": ("_args_from_interpreter_flags", _with_safe_path),

@@ -54,23 +54,23 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # 32 are Kaggle's
     (re.compile(_OWN + r"(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,})"), SECRET),
     (re.compile(_OWN + r"(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|npm)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(_OWN + r"(?:pypi|dckr_pat|gsk|nvapi|xai|wandb_v1|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(_OWN + r"(?:pypi|dckr_pat|nvapi|xai|wandb_v1|(?:g?s|pcs|p|r)k)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
-    (re.compile(_OWN + r"(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
+    (re.compile(_OWN + r"(?:ya29\.|1//0|ATATT3|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
     (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
     (re.compile(_OWN + r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
         re.compile(
-            r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|hf|hub|refresh|session)[-_]?token|\btoken|secret)"
+            r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|csrf|hf|hub|refresh|session)[-_]?token|session[-_]?id|\btoken|secret)"
             r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"
         ),
         rf"\1{SECRET}",
     ),
     (
         re.compile(
-            r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:pass(?:wd|word|phrase)?|secret|token|api-key) +)[^\s-]\S*"
+            r"(?i)(?<![\w-])(--?(?:[a-z0-9]{1,20}[-_]){0,3}(?:pass(?:wd|word|phrase)?|secret|token|key) +)[^\s-]\S*"
         ),
         rf"\1{SECRET}",
     ),
@@ -80,7 +80,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{SECRET}",
     ),
-    (re.compile(_OWN + r"([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
+    (re.compile(_OWN + r"((?:[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY)|[A-Za-z]{1,20}-Key): *)\S+"), rf"\1{SECRET}"),
     (re.compile(r"(?<![\w-])((?:PASS|pass)[=:])[^\s\"',;]+"), rf"\1{SECRET}"),
     # behind a letter of one program's own
     (
@@ -95,7 +95,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w-])((?:-[uU]|--(?:proxy-)?user)[ =]+[\"']?[^\s:%\"']{1,200}[:%])[^\s\"']+"), rf"\1{SECRET}"),
     (re.compile(r"([\"'](?:pass|_?auth)[\"']\s*:\s*[\"'])[^\"']+"), rf"\1{SECRET}"),
     # in addresses: of one that is signed, and of one that whoever knows it may post to
-    (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"(?i)((?:[?&](?:sig|[\w-]{0,40}signature)|\bX-\w{1,20}-Signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
     (re.compile(r"(?i)\b(hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/\S+"), rf"\1/{SECRET}"),
     (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
     (re.compile(r"(?<!\d)(?<!\d\.)\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)"), ADDRESS),

@@ -298,8 +298,9 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         stored = files.read_json(checkpoint.parent, record.SPEC)
         shape.check_shape(stored, {}, record.SPEC)
         spec = RunSpec.from_dict(stored)
-        # how the run was read ahead is no matter of a checkpoint's, and would start processes here
-        spec = replace(spec, overrides={key: value for key, value in spec.overrides.items() if key not in UNSEEN})
+        # that the run read ahead or compiled is no matter of a checkpoint's, and would start processes here
+        started = (*UNSEEN, "compile_model")
+        spec = replace(spec, overrides={key: value for key, value in spec.overrides.items() if key not in started})
         if (why := importing.reason()) and (outside := paths_in(stored)):
             raise importing.Untrusted(f"{outside[0]} is a file of this machine, and {why}: --trust reads it")
         return spec
