@@ -91,6 +91,18 @@ def test_what_reading_does_not_tell_for_certain_is_left_to_the_code(old, new, fo
         registry.about("odd.py:HeavyBall")
 
 
+@pytest.mark.parametrize("ends", ["import sys\nsys.exit(4)\n", "raise SystemExit('no')\n"])
+def test_a_file_that_ends_the_program_is_one_that_cannot_be_imported(ends, folder, capsys):
+    """The command ended with the file's own code, and said nothing."""
+    Path("ends.py").write_text(ends)
+    for words in (["info", "ends.py:X"], ["check", "ends.py:X"], ["train", "--task", "ends.py"]):
+        code, _, err = told(capsys, *words)
+        assert code == 2 and "cannot import ends.py (SystemExit: " in err.splitlines()[-1]
+    Path("stopped.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        importing.import_path("stopped.py:X")
+
+
 def test_nothing_is_even_read_where_a_stranger_may_have_written_the_name(folder):
     Path("heavy.py").write_text(HEAVY_BALL)
     with importing.refused("a test"), pytest.raises(importing.Untrusted):

@@ -207,7 +207,7 @@ def import_path(path: str) -> Any:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter is a program's way to end, which this is no part of
         raise Unimportable(
             f"{path}: cannot import {where} ({type(error).__name__}: {error}{_beside(where, error)})"
         ) from error
@@ -244,7 +244,7 @@ def _read_names(nodes: Iterable[ast.AST]) -> set[str]:
     return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
-def _beside(where: str, error: Exception) -> str:
+def _beside(where: str, error: BaseException) -> str:
     """What lets a file import its neighbour, where that is what it lacked: folders are not searched by themselves."""
     folder, lacking = Path(os.path.realpath(Path(where).expanduser())).parent, getattr(error, "name", None) or ""
     there = isinstance(error, ModuleNotFoundError) and where.endswith(".py") and (folder / f"{lacking}.py").is_file()
