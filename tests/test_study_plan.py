@@ -12,7 +12,7 @@ from hf_optim.errors import UserError
 from hf_optim.study.folder import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import beginning
-from hf_optim.study.plan import plan, shipped, source
+from hf_optim.study.plan import entries, plan, shipped, source
 
 GOOD = """\
 name: good
@@ -102,6 +102,8 @@ BAD = {
     "nameless optimizer": (("name: smaran, ", ""), 15, "needs a name"),
     "unknown task": (("- {task: vision,", "- {task: visoin,"), 5, "vision"),
     "unknown model": (("model: mlp", "model: mpl"), 5, "mlp, resnet"),
+    "a model without a name": (("model: mlp", "model: ''"), 5, "has no model ''"),
+    "data without a name": (("model: mlp", "model: mlp, data: ''"), 5, "expected a name or a path, got ''"),
     "unknown size": (("model: mlp, size: smoke", "model: mlp, size: tiny"), 5, "smoke, small or paper"),
     "misspelt size": (("model: mlp, size: smoke", "model: mlp, size: smok"), 5, "(did you mean smoke?)"),
     "unknown override": (("{epochs: 1}", "{epocs: 1}"), 10, "epochs"),
@@ -253,3 +255,7 @@ def test_arms_of_one_optimizer_are_told_apart_by_what_differs() -> None:
     assert labels(*same) == ["tlr(sgd) base.lr=0.1", "tlr(sgd) base.lr=0.3"], "and what they share is not said"
     with pytest.raises(UserError, match="'adamw' is used twice"):
         labels("adamw", {"name": "adamw"})
+
+
+def test_data_without_a_name_are_not_the_current_folder() -> None:
+    assert entries.with_data(["vision"], "") == [{"task": "vision", "data": ""}]

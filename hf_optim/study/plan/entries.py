@@ -148,7 +148,7 @@ def with_data(value: Any, data: str | None) -> Any:
 
     if data is None or not isinstance(value, list):
         return value
-    here = str(Path(data).resolve()) if Path(data).exists() else data
+    here = str(Path(data).resolve()) if data and Path(data).exists() else data
     named = [{"task": entry} if isinstance(entry, str) else entry for entry in value]
     return [
         {**entry, "data": data if names_data(entry.get("task", ""), data) else here}
@@ -228,7 +228,7 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
         task.check_entry(entry)
     except UserError as error:
         raise source.error((*here, str(error).partition(":")[0]), str(error)) from None
-    entry["model"] = entry.get("model") or task.models[0]
+    entry["model"] = task.models[0] if entry.get("model") is None else entry["model"]
     try:
         preset = task.preset(entry["model"], entry["size"])
     except UserError as error:
@@ -244,6 +244,8 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
     entry["metrics"] = {m.name: [m.greater_is_better, m.unit] for m in (*task.metrics, *EVERY_RUN)}
     path, named = entry.get("data"), {**task.embedded, **task.remote}
+    if path == "":  # to pathlib it is the current folder
+        raise source.error((*here, "data"), "data: expected a name or a path, got ''")
     if path is not None and path not in named and not Path(path).is_absolute():
         beside = Path(source.file).parent / path
         path = os.path.realpath(beside if beside.exists() else path)

@@ -95,7 +95,7 @@ def _rung(
     options["parameters"] = size
     try:
         task = load(name)
-        model = shared.get("model") or task.models[0]
+        model = task.models[0] if shared.get("model") is None else shared["model"]
         preset = task.with_options(model, task.preset(model, shared.get("size", "small")), options)
         rung = task.rung(model, preset)
     except UserError as error:
