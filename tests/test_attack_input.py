@@ -193,6 +193,7 @@ def test_numbers_are_written_in_ascii_digits(digits, capsys):
         assert main([*TRAIN, option, digits]) == 2
         assert f"argument {option}: invalid " in capsys.readouterr().err
     assert main([*TRAIN, "--gradient-accumulation-steps", digits]) == 2
+    assert f"expected a whole number or auto, got {digits!r}" in capsys.readouterr().err
     for read in (figures.width_of, cost.hours):
         with pytest.raises(UserError, match="got"):
             read(digits)

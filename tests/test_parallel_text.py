@@ -81,7 +81,7 @@ def test_other_mistakes_say_what_to_do(tmp_path) -> None:
     (tmp_path / "x.tsv").write_text("de\ten\nHallo\n")
     assert "line 2: 1 columns where the first line names 2" in message(read, tmp_path / "x.tsv")
     (tmp_path / "x.tsv").write_bytes("de\ten\nGrüße\tgreetings\n".encode("latin-1"))
-    assert "cannot be read as UTF-8 text" in message(read, tmp_path / "x.tsv")
+    assert "cannot be read as UTF-8 text (byte 0xfc: invalid start byte): convert" in message(read, tmp_path / "x.tsv")
     plain(tmp_path / "own", split="test")
     assert "no train split" in message(read, tmp_path / "own")
 

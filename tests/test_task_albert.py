@@ -319,7 +319,7 @@ def broken(tmp_path, **files) -> str:
         ({"train_txt": "\n\n".join(text(5)), "test_txt": "\n \n"}, "the test split is empty: .*test.txt holds no text"),
         ({"train_txt": ""}, "the train split is empty"),
         ({"train_csv": ""}, "train.csv is empty"),
-        ({"train_csv": "body\nHello\n"}, "train.csv has no column 'text'; it has body: rename yours"),
+        ({"train_csv": "body\nHello\n"}, "train.csv has no column 'text'; it has 'body': rename yours"),
         ({"train_csv": "text,b\nHello\n"}, "train.csv cannot be read as csv"),
         ({"train_jsonl": '{"text": [1]}\n'}, "row 0: column 'text' must hold texts, not list"),
         ({"train_jsonl": '{"text": \n'}, "train.jsonl cannot be read as jsonl"),

@@ -92,7 +92,7 @@ LABELS = [i % 2 for i in range(20)]
 @pytest.mark.parametrize(
     ("images", "labels", "column", "message"),
     [
-        (GOOD, LABELS, "target", r"has no column 'label'; it has image, target"),
+        (GOOD, LABELS, "target", r"has no column 'label'; it has 'image', 'target'"),
         ([*GOOD[:19], GOOD[0][:40]], LABELS, "label", r"row 19: not a readable image"),
         ([*GOOD[:19], b"text"], LABELS, "label", r"row 19: not a readable image"),
         ([*GOOD[:19], png(1, (9, 5))], LABELS, "label", r"differ in size: 6x5 .*row 0\) and 9x5 .*row 19\): resize"),

@@ -163,8 +163,16 @@ def test_pairs_of_ones_own(tmp_path: Path) -> None:
     assert not {q for q, _ in splits["train"]} & {q for q, _ in splits["validation"] + splits["test"]}
     assert "validation taken out of train" in note
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "q"}), encoding="utf-8")
-    with pytest.raises(UserError, match="no column 'answer'"):
+    with pytest.raises(UserError, match="no column 'answer'; it has 'question': rename"):
         answers.read(tmp_path)
+
+
+def test_plain_texts_are_no_pairs(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a text")
+    for path, says in ((tmp_path / "train.txt", "is none of"), (tmp_path, "no train split in .*: expected train")):
+        with pytest.raises(UserError, match=says) as raised:
+            answers.read(path)
+        assert ".csv, " in str(raised.value) and str(raised.value).count(".txt") == (path != tmp_path)
 
 
 def test_a_ladder_of_fine_tuning_is_a_plan() -> None:

@@ -268,7 +268,7 @@ def test_lines_of_text_files_are_texts_and_missing_splits_are_cut_off(tmp_path) 
             {"train_txt": "a b\nc d\ne f\ng h\ni j\n"},
             "fewer than one block of 32: bring more text, or set --model.block",
         ),
-        ({"train_csv": "words\na b c\n"}, "has no column 'text'; it has words"),
+        ({"train_csv": "words\na b c\n"}, "has no column 'text'; it has 'words'"),
         ({"train_jsonl": '{"text": 3}\n'}, "column 'text' must hold texts"),
         ({"train_jsonl": "{"}, "cannot be read as jsonl"),
         ({}, "no train split in"),

@@ -55,7 +55,10 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parts(text: str) -> int | str:
-    return AUTO if text == AUTO else numerals.whole(text)
+    try:
+        return AUTO if text == AUTO else numerals.whole(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or {AUTO}, got {text!r}") from None
 
 
 def add_card(parser: Any) -> None:

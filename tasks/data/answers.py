@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
     Raises:
         UserError: no such path, no train split, a column that is missing or holds no text, a split without a pair.
     """
-    files = paragraphs.sources(path)
+    files = paragraphs.sources(path, paragraphs.TABLES)
     parts = {name: _pairs(file) for name, file in files.items()}
     notes = []
     if missing := [name for name in paragraphs.SPLITS if name not in parts]:

@@ -260,7 +260,7 @@ def _csv_rows(file: Path, label: str) -> Iterator[Row]:
                     raise UserError(f"data: {place}: image or {label} is empty")
                 yield place, file.parent / image, int(value) if re.fullmatch("-?[0-9]{1,18}", value) else value
     except (OSError, UnicodeDecodeError, csv.Error) as error:  # not UTF-8, a cell of megabytes
-        raise UserError(f"data: {file} cannot be read as csv: {error}") from error
+        raise UserError(f"data: {file} cannot be read as csv: {tables.why(error)}") from error
 
 
 def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], list[str]]:

@@ -24,7 +24,8 @@ ALIASES = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".txt")
+TABLES = (".parquet", ".csv", ".jsonl")
+SUFFIXES = (*TABLES, ".txt")
 HELD_OUT = 0.1
 PART = 1 << 24  # letters that are read at a time
 
@@ -115,8 +116,8 @@ def hold_out(splits: dict[str, list[str]]) -> str:
     return "; ".join(notes)
 
 
-def sources(path: Path) -> dict[str, Path]:
-    """The file of each split of a folder, or the one file as train.
+def sources(path: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
+    """The file of each split of a folder, or the one file as train; of the kinds that the suffixes tell.
 
     Raises:
         UserError: no such path, another kind of file, two files for a split, no train split.
@@ -125,16 +126,16 @@ def sources(path: Path) -> dict[str, Path]:
         raise UserError(f"data: no such file or folder: {path}")
     places.check(path)
     if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"data: {path} is none of {', '.join(SUFFIXES)} and no folder of such files")
+        if path.suffix not in suffixes:
+            raise UserError(f"data: {path} is none of {', '.join(suffixes)} and no folder of such files")
         return {"train": path}
-    names = {split: [alias + suffix for alias in ALIASES[split] for suffix in SUFFIXES] for split in SPLITS}
+    names = {split: [alias + suffix for alias in ALIASES[split] for suffix in suffixes] for split in SPLITS}
     present = {split: [path / name for name in names[split] if (path / name).is_file()] for split in SPLITS}
     for split, files in present.items():
         if len(files) > 1:
             raise UserError(f"data: {path} holds {files[0].name} and {files[1].name}: keep one file for {split}")
     if not present["train"]:
-        raise UserError(f"data: no train split in {path}: expected train{', train'.join(SUFFIXES)}")
+        raise UserError(f"data: no train split in {path}: expected train{', train'.join(suffixes)}")
     return {split: files[0] for split, files in present.items() if files}
 
 
@@ -156,7 +157,7 @@ def plain(file: Path, newline: str | None = None) -> str:
                     )
                 parts.append(part)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
+        raise UserError(f"data: {file} cannot be read as UTF-8 text ({tables.why(error)}): convert it first") from error
     return "".join(parts)
 
 

@@ -229,7 +229,7 @@ def _parquet(file: Path, source: str, target: str) -> Pairs:
 def _need_columns(where: object, columns: Sequence[str], source: str, target: str) -> None:
     for name, option in ((source, "source_column"), (target, "target_column")):
         if name not in columns:
-            there = tables.listed([*map(repr, columns)])
+            there = tables.listed(columns)
             raise UserError(
                 f"data: {where} has no column {name!r}; it has {there}: name the column with --model.{option}"
             )

@@ -84,9 +84,16 @@ def column(table: Any, name: str, file: Path) -> list[Any]:
     return values
 
 
+def why(error: Exception) -> str:
+    """What an error of reading says. Where a byte stands that is no UTF-8 it tells of the part that was read last."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.object[error.start]:#04x}: {error.reason}"
+    return str(error)
+
+
 def listed(names: Sequence[object]) -> str:
     """Columns in a message: a table may have a million."""
-    return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
+    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
 def _parquet(file: Path) -> Any:
