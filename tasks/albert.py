@@ -184,8 +184,9 @@ class Albert(Task):
         fixed = {key: data.facts[key] for key in ("masking", "text")}
         shape = {"vocab_size": data.facts["vocabulary"], "max_position_embeddings": data.facts["text"]["length"]}
         try:
-            if values["hidden_size"] % values["num_attention_heads"]:  # transformers would fail in the first step
-                raise ValueError("hidden_size must be a multiple of num_attention_heads")
+            if values["num_attention_heads"] < 1 or values["hidden_size"] % values["num_attention_heads"]:
+                # transformers would fail in the first step
+                raise ValueError("hidden_size must be a multiple of num_attention_heads, 1 or more")
             return self.model_class(name)(config(**{**shape, **values, **fixed}))
         except (TypeError, ValueError, ZeroDivisionError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error

@@ -88,17 +88,19 @@ class FineTuning(Task):
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """Conversations of the embedded pairs or of your own (`data/answers.py`), by the checkpoint's tokenizer."""
-        values = preset.model.value
-        for key in ("parameters", "vocabulary", "base_steps", "length"):
-            if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
-                raise UserError(f"options: {key} must be a whole number of at least 1, got {values[key]!r}")
-        for key, most in MOST.items():  # it is trained whenever its tokenizer is asked for, by an evaluation too
-            if values[key] > most:
-                raise UserError(f"options: {key} must be at most {most:,}, got {values[key]}: bring a checkpoint")
+        from hf_optim.tasks.data import paragraphs
+
+        values = _checked(preset.model.value)
         own = source is not None and source not in EMBEDDED
         changed = Path(str(source)).stat().st_mtime_ns if own and Path(str(source)).exists() else 0
+        if own:  # before a model is trained for them
+            paragraphs.sources(Path(str(source)), paragraphs.TABLES)
         limit = None if own else preset.samples.value
         return _data(source or preset.data.value, own, limit, str(_checkpoint(values)), values["length"], changed)
+
+    def synthetic(self, model: str, preset: Preset) -> None:
+        """None: the tokenizer is the checkpoint's. What a run would refuse is a `UserError`, as for others."""
+        _checked(preset.model.value)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The checkpoint's model; for `lora` with adapters at every linear layer, which alone are trained."""
@@ -173,10 +175,26 @@ class FineTuning(Task):
         return [KeepTokenizer(tokenizer)]
 
 
+def _checked(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options; a `UserError` names one that is out of range."""
+    for key in ("parameters", "vocabulary", "base_steps", "length"):
+        if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
+            raise UserError(f"options: {key} must be a whole number of at least 1, got {values[key]!r}")
+    for key, most in MOST.items():  # it is trained whenever its tokenizer is asked for, by an evaluation too
+        if values[key] > most:
+            raise UserError(f"options: {key} must be at most {most:,}, got {values[key]}: bring a checkpoint")
+    if not isinstance(values["checkpoint"], str | None):  # a folder is looked for among texts alone
+        raise UserError(f"options: checkpoint must be a text, got {values['checkpoint']!r}")
+    for key in (key for key in LORA if key in values):
+        if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 1:
+            raise UserError(f"options: {key} must be a number of at least 1, got {values[key]!r}")
+    if values.get("rank", 1) > MOST_RANK:  # what evaluates a checkpoint has it from a spec.json
+        raise UserError(f"options: rank must be at most {MOST_RANK:,}, got {values['rank']!r}")
+    return values
+
+
 def _checkpoint(values: Mapping[str, Any]) -> Path:
     if values["checkpoint"] is not None:
-        if not isinstance(values["checkpoint"], str):  # a folder is looked for among texts alone
-            raise UserError(f"options: checkpoint must be a text, got {values['checkpoint']!r}")
         return Path(values["checkpoint"])
     from hf_optim.tasks.models import base
 
@@ -187,11 +205,6 @@ def _checkpoint(values: Mapping[str, Any]) -> Path:
 def _adapted(model: Any, values: Mapping[str, Any]) -> Any:
     with extras.needed("model 'lora'", "trl"):
         from peft import LoraConfig, get_peft_model
-    for key in LORA:
-        if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 1:
-            raise UserError(f"options: {key} must be a number of at least 1, got {values[key]!r}")
-    if values["rank"] > MOST_RANK:  # what evaluates a checkpoint has it from a spec.json
-        raise UserError(f"options: rank must be at most {MOST_RANK:,}, got {values['rank']!r}")
     # GPT-2 keeps its weights the other way round.
     turned = any(type(module).__name__ == "Conv1D" for module in model.modules())
     adapters = LoraConfig(

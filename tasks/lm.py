@@ -93,44 +93,35 @@ class CausalLM(Task):
 
         facts: tokenizer, its fingerprint, vocabulary (entries), block, frequency_loss, bytes of each split.
         """
-        values = preset.model.value
-        block = _whole(values, "block", 2)
+        values = _checked(preset.model.value)
         name, checkpoint = source or preset.data.value, values.get("checkpoint")
-        held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
-        tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
-        duplicates = values.get("duplicates")
-        for key in ("tokenizer", "checkpoint"):
-            if not isinstance(values.get(key), (str, type(None))):
-                raise UserError(f"options: {key} must be a text, got {values[key]!r}")
-        if duplicates not in (None, *(known := ("drop", "keep"))):
-            raise UserError(f"options: {no_choice('duplicates', duplicates, known)}")
         own = source is not None and name not in EMBEDDED and name not in REMOTE
         text = _Text(
             name,
             own=own,
             limit=preset.samples.value if source is None else None,
-            apart=duplicates != "keep",
+            apart=values.get("duplicates") != "keep",
             checkpoint=checkpoint,
-            kind=None if "checkpoint" in values else values["tokenizer"],
-            vocabulary=0 if "checkpoint" in values else _whole(values, "vocabulary", 3),
+            kind=values.get("tokenizer"),
+            vocabulary=values.get("vocabulary", 0),
             changed=(_newest(name) if own else 0) + _newest(checkpoint),
         )
-        return _data(text, block, held_out, tokens)
+        return _data(text, values["block"], values.get("held_out"), values.get("corpus_tokens"))
 
     def synthetic(self, model: str, preset: Preset) -> Data | None:
         """See `Task`; none for a checkpoint, whose tokenizer is its own."""
-        values = preset.model.value
+        values = _checked(preset.model.value)
         if "checkpoint" in values:
             return None
         from hf_optim.tasks.data import synthetic
 
-        return synthetic.blocks(preset.data.value, _whole(values, "block", 2), _whole(values, "vocabulary", 3))
+        return synthetic.blocks(preset.data.value, values["block"], values["vocabulary"])
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
         from hf_optim.tasks.data import blocks
         from hf_optim.tasks.models.images import UNFIT
-        from hf_optim.tasks.models.language import pretrained, settled
+        from hf_optim.tasks.models.language import check_heads, pretrained, settled
 
         values = {key: value for key, value in preset.model.value.items() if key not in TEXT}
         tokenizer = data.facts["tokenizer"]
@@ -150,7 +141,10 @@ class CausalLM(Task):
             else:
                 from hf_optim.tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment,no-redef]
             try:
-                model = self.model_class(name)(Config(**shape, **values))
+                config = Config(**shape, **values)
+                if name == "llama":
+                    check_heads(config)
+                model = self.model_class(name)(config)
             except UNFIT as error:
                 raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error
             model = settled(model)
@@ -223,6 +217,24 @@ def _around(model: str, values: Mapping[str, Any]) -> tuple[int, int, bool]:
     """The vocabulary, the block, and whether the output layer is the embedding, as the configurations' defaults."""
     tied = bool(values.get("tie_word_embeddings", model == "gpt2"))
     return _whole(values, "vocabulary", 3), _whole(values, "block", 2), tied
+
+
+def _checked(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values that concern the text, as far as they can be told without it; a `UserError` names a wrong one."""
+    block = _whole(values, "block", 2)
+    for key, least in (("held_out", 1), ("corpus_tokens", block)):
+        if values.get(key) is not None:
+            _whole(values, key, least)
+    if values.get("duplicates") not in (None, *(known := ("drop", "keep"))):
+        raise UserError(f"options: {no_choice('duplicates', values['duplicates'], known)}")
+    for key, kinds in (("tokenizer", str), ("checkpoint", str | None)):
+        if key in values and not isinstance(values[key], kinds):
+            raise UserError(f"options: {key} must be a text, got {values[key]!r}")
+    if "checkpoint" not in values and _whole(values, "vocabulary", 3) < 258 and values["tokenizer"] == "bpe":
+        raise UserError(
+            f"options: vocabulary must be at least 258 (256 bytes and two marks), got {values['vocabulary']}"
+        )
+    return values
 
 
 def _whole(values: Mapping[str, Any], key: str, least: int) -> int:
@@ -324,11 +336,9 @@ def _streams(text: _Text) -> tuple[dict[str, Stream], Any, str]:
 
 def _given(text: _Text) -> Any:
     """The tokenizer of a checkpoint (no kind) or of the folder that `kind` names; None where one is to be trained."""
-    kind, vocabulary = text.kind, text.vocabulary
+    kind = text.kind
     if kind is not None and kind not in ("bpe", "words") and not Path(kind).is_dir():
         raise UserError(f"options: tokenizer must be bpe, words or a folder with one, got {kind!r}")
-    if kind == "bpe" and vocabulary < 258:
-        raise UserError(f"options: vocabulary must be at least 258 (256 bytes and two marks), got {vocabulary}")
     if kind in ("bpe", "words"):
         return None
     from hf_optim.tasks.data.saved_tokenizer import read_tokenizer

@@ -81,12 +81,7 @@ class Logistic(Task):
 
         facts: inputs, outputs, and `minimum` (`hf_optim.tasks.data.convex.Minimum`) of the train split.
         """
-        values = preset.model.value
-        for key, least in (("crop", 0), ("pool", 1)):
-            if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < least:
-                raise UserError(f"options: {key} must be an integer of at least {least}, got {values[key]!r}")
-        if values["labels"] not in (known := ("parity", "all")):
-            raise UserError(f"options: {no_choice('labels', values['labels'], known)}")
+        values = _checked(preset.model.value)
         name = source or preset.data.value
         own = source is not None and source not in EMBEDDED
         if preset.samples.value is not None:
@@ -95,15 +90,18 @@ class Logistic(Task):
         changed = _newest(Path(place)) if own else 0
         return _prepared(place, own, preset.validation.value, values["crop"], values["pool"], values["labels"], changed)
 
-    def synthetic(self, model: str, preset: Preset) -> Data:
-        """See `Task`."""
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """See `Task`; none where the border is all of such images: your own may be larger."""
         import torch
 
         from hf_optim.tasks.data import synthetic
         from hf_optim.tasks.data.published_counts import IMAGES
 
-        values, known = preset.model.value, IMAGES[preset.data.value]
-        inputs = ((known.shape[1] - 2 * values["crop"]) // values["pool"]) ** 2
+        values, known = _checked(preset.model.value), IMAGES[preset.data.value]
+        side = known.shape[1] - 2 * values["crop"]
+        if side < values["pool"]:
+            return None
+        inputs = (side // values["pool"]) ** 2
         outputs = 1 if model == "logistic" else known.classes
         labels = torch.arange(synthetic.ROWS) % max(2, outputs)
         features = torch.randn(synthetic.ROWS, inputs, dtype=torch.float64, generator=synthetic.generator())
@@ -158,6 +156,16 @@ class Logistic(Task):
                     f"checkpoint: its model has {getattr(model.config, key)} {key}, the data {data.facts[key]}: "
                     "give the data and options of its run"
                 )
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The options; a `UserError` names one that is out of range."""
+    for key, least in (("crop", 0), ("pool", 1)):
+        if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < least:
+            raise UserError(f"options: {key} must be an integer of at least {least}, got {values[key]!r}")
+    if values["labels"] not in (known := ("parity", "all")):
+        raise UserError(f"options: {no_choice('labels', values['labels'], known)}")
+    return values
 
 
 @lru_cache(maxsize=4)

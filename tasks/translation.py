@@ -321,8 +321,9 @@ COUNTS = ("width", "feedforward", "layers", "heads", "vocabulary", "longest", "b
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """The model's values; a `UserError` names one that is out of range."""
     for key in COUNTS:
-        if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
-            raise UserError(f"model: {key} must be a whole number from 1 on, got {values[key]!r}")
+        least = 2 if key == "longest" else 1  # a word, and the end of the sentence
+        if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < least:
+            raise UserError(f"model: {key} must be a whole number from {least} on, got {values[key]!r}")
     for key in ("dropout", "label_smoothing"):
         if isinstance(values[key], bool) or not isinstance(values[key], (int, float)) or not 0 <= values[key] < 1:
             raise UserError(f"model: {key} must be from 0 to below 1, got {values[key]!r}")

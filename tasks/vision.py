@@ -15,11 +15,12 @@ from hf_optim.tasks.presets.architectures import ARCHITECTURES
 from hf_optim.tasks.presets.vision import SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from transformers import PreTrainedModel, TrainerCallback
 
+    from hf_optim.tasks.data.augment import Augment
     from hf_optim.tasks.data.images import Splits
 
 HERE = Path(__file__).parent / "data"
@@ -88,13 +89,7 @@ class Vision(Task):
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
-        from hf_optim.tasks.data.augment import Augment
-
-        name, values = source or preset.data.value, preset.model.value
-        augment = Augment.of(values["augment"]) if values.get("augment") else None
-        size = _image_size(values.get("image_size"))
-        if augment is not None and augment.resized_crop is not None and size is None:
-            raise UserError("augment: resized_crop needs option image_size")
+        name, (augment, size) = source or preset.data.value, _checked(preset.model.value)
         if name in EMBEDDED:
             splits, note = _embedded(name, size), f"{EMBEDDED[name]}; a subset, not comparable with published figures"
         elif source is None:
@@ -120,7 +115,7 @@ class Vision(Task):
         """See `Task`."""
         from hf_optim.tasks.data import synthetic
 
-        size = _image_size(preset.model.value.get("image_size"))
+        _, size = _checked(preset.model.value)
         return synthetic.images(preset.data.value, preset.validation.value, size)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
@@ -190,12 +185,17 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _image_size(value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"image_size must be a whole number of pixels, 1 or more, got {value!r}")
-    return value
+def _checked(values: Mapping[str, Any]) -> tuple[Augment | None, int | None]:
+    """The augmentation and the size of images among a model's values; a `UserError` says what is wrong with them."""
+    from hf_optim.tasks.data.augment import Augment
+
+    size = values.get("image_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise UserError(f"image_size must be a whole number of pixels, 1 or more, got {size!r}")
+    augment = Augment.of(values["augment"]) if values.get("augment") else None
+    if augment is not None and augment.resized_crop is not None and size is None:
+        raise UserError("augment: resized_crop needs option image_size")
+    return augment, size
 
 
 @lru_cache(maxsize=8)

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch's, of the core alone, which has none
+    warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # torch's: an error says more, if it is one
     try:
         code = _run(arguments)
         sys.stdout.flush()

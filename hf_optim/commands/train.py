@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from hf_optim.experiment import cards, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.files import by_default, read_json
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
-from hf_optim.experiment.task import check_run, load, names
+from hf_optim.experiment.task import check_run, load, names, names_data, read_data
 from hf_optim.hub import schedules
 
 ABOUT = "train one model with one optimizer"
@@ -132,6 +133,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         with importing.refused("a dry run of a file runs none", trust=not looks, read=True, way=importing.NO_DRY_RUN):
             spec = _spec(given)
             if run["dry_run"]:
+                trackers.check_names(trackers.names(run["report_to"]))
                 print(terminal("\n".join(_costs(spec, run["card"]))))
                 return 0
         if run["card"] is not None:
@@ -215,7 +217,18 @@ def _costs(spec: RunSpec, card: str | None) -> list[str]:
     with importing.refused("a dry run runs none", read=True), contextlib.suppress(importing.Untrusted):
         registry.check_names(spec.optimizer)
         registry.check_values(spec.optimizer)
+    if card is None:  # else the run may be one of another machine
+        _check_data(spec)
     return forecast.lines([(spec.id, spec.to_dict(), 1)], None if card is None else cards.find(card), strict=True)
+
+
+def _check_data(spec: RunSpec) -> None:
+    """Raise the run's own UserError where its data are a path that leads nowhere; nothing is read of one that is."""
+    if spec.data is None or importing.is_path(spec.task) or names_data(spec.task, spec.data):
+        return
+    if not os.path.lexists(spec.data) and not glob.glob(f"{glob.escape(spec.data)}.*"):  # NAME.de and NAME.en
+        task, _, preset = check_run(spec)
+        read_data(task, preset, spec.data)
 
 
 @dataclass(frozen=True)
@@ -300,7 +313,8 @@ def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
     task = load(values["task"])
-    return dict(task.preset(values.get("model") or task.models[0], values["size"]).optimizer.value)
+    model = task.models[0] if values.get("model") is None else values["model"]
+    return dict(task.preset(model, values["size"]).optimizer.value)
 
 
 def _read_config(file: str) -> dict[str, Any]:

@@ -357,7 +357,9 @@ def check_run(spec: RunSpec) -> tuple[Task, str, Preset]:
         UserError: an unknown task, model, option or optimizer.
     """
     task = load(spec.task)
-    model = spec.model or task.models[0]
+    model = task.models[0] if spec.model is None else spec.model
+    if spec.data == "":
+        raise UserError("data: expected a name or a path, got ''")
     preset = task.with_options(model, task.preset(model, spec.size), spec.options)
     registry.check_spec(spec.optimizer)
     return task, model, preset

@@ -58,15 +58,24 @@ def check(report_to: Sequence[str]) -> None:
     if not report_to:
         return
     allow(report_to)
+    check_names(report_to)
     from transformers.integrations import integration_utils
 
     for name in report_to:
-        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
-            near = closest(name, integration_utils.INTEGRATION_TO_CALLBACK)
-            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
         if name not in integration_utils.get_available_reporting_integrations():
             raise UserError(f"report_to: {name} is not installed: pip install {name}")
+
+
+def check_names(report_to: Sequence[str]) -> None:
+    """Raise UserError for a tracker that transformers does not know."""
+    if not report_to:
+        return
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
+
+    for name in report_to:
+        if name not in KNOWN:
+            near, known = closest(name, KNOWN), ", ".join(sorted(KNOWN))
+            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
 
 
 def check_settings(report_to: Sequence[str], folder: Path) -> None:

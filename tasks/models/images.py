@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from hf_optim.core import extras
+from hf_optim.core.validate import closest
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
@@ -94,6 +95,15 @@ def build(
     try:
         network = getattr(home, model)(getattr(home, config)(**_shaped(family, values, shape), **labels))
         _try(network, shape)
+    except ImportError as error:
+        if "Unknown model" not in str(error.__cause__):  # what timm said, before transformers did
+            raise
+        import timm
+
+        near = closest(str(given["architecture"]), timm.list_models())
+        raise UserError(
+            f"model {name!r}: timm {timm.__version__} has no architecture {given['architecture']!r}{near}"
+        ) from error
     except UNFIT as error:
         size = f"{counted(shape[0], 'channel')} of {shape[2]}x{shape[1]}"
         raise UserError(

@@ -98,6 +98,17 @@ def settled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def check_heads(config: Any) -> None:
+    """Raise a ValueError for heads of a Llama with which no step could be made: transformers looks at some alone."""
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    if min(heads, shared) < 1 or heads % shared:
+        raise ValueError(f"num_attention_heads {heads} must be a multiple of num_key_value_heads {shared}, 1 or more")
+    if config.head_dim % 2:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} over num_attention_heads {heads} must be even: positions turn pairs"
+        )
+
+
 def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
     """Raise a `UserError` if the model has too few embeddings or positions for the data, or is no causal one."""
     embeddings: Any = model.get_input_embeddings()
