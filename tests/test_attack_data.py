@@ -34,7 +34,7 @@ TABLES: dict[str, tuple[str, Any, str]] = {
     "twice": (".csv", b"text,text\na,b\n", "the column 'text' twice"),
     "nested": (".parquet", pa.table({"text": [{"a": 1}] * 4}), "must hold texts, not dict"),
     "names of bytes": (".csv", "text\nhello\n".encode("utf-16"), "cannot be read as csv"),
-    "many columns": (".csv", ",".join(f"c{i}" for i in range(1500)).encode() + b"\n", "c19 and 1480 more"),
+    "many columns": (".csv", ",".join(f"c{i}" for i in range(1500)).encode() + b"\n", "'c19' and 1480 more"),
     "columns without end": (".csv", b"text" + b",c" * 2000 + b"\n", "more than 2000 names"),
     "lists": (".parquet", pa.table({"text": [["a"]] * 4}), "column 'text' holds lists"),
     # pyarrow looks each up among all: 20,000 of them, in a file of 200 KB, took minutes

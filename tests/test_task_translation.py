@@ -81,7 +81,7 @@ def test_columns_turn_the_direction(data) -> None:
         ({"layers": 0}, "layers must be a whole number"),
         ({"dropout": 1}, "dropout must be from 0"),
         ({"initialisation": "zero"}, "initialisation must be normal or glorot"),
-        ({"longest": 1}, "every pair of the train split has more than 1 tokens"),
+        ({"longest": 2}, "every pair of the train split has more than 2 tokens"),
         ({"vocabulary": 3}, "too small"),
     ],
 )
