@@ -54,8 +54,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # 32 are Kaggle's
     (re.compile(_OWN + r"(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,})"), SECRET),
     (re.compile(_OWN + r"(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|npm)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(_OWN + r"(?:pypi|dckr_pat|nvapi|xai|wandb_v1|(?:g?s|pcs|p|r)k)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
+    (re.compile(_OWN + r"(?:pypi|dckr_pat|gsk|nvapi|xai|wandb_v1|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1|pcsk)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
     (re.compile(_OWN + r"(?:ya29\.|1//0|ATATT3|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
     (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
