@@ -43,7 +43,7 @@ class DamagedCheckpoint(UserError):
 
 
 #: how torch says that memory is lacking
-OF_MEMORY = ("out of memory", "can't allocate memory")
+OF_MEMORY = ("out of memory", "allocate memory")
 
 
 def of_memory(error: BaseException) -> bool:

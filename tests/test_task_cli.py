@@ -194,7 +194,8 @@ def test_checkpoints_of_a_run_that_is_not_finished_are_not_removed_unasked(tmp_p
     ):
         assert task_cli.main([*argv, *more]) == 2 and why in capsys.readouterr().err
         assert (tmp_path / "checkpoint-4" / "model.safetensors").is_file()
-    assert task_cli.main([*argv, "--resume"]) == 0  # begun anew
+    assert task_cli.main([*argv, "--resume"]) == 2 and "cannot go on from and would remove" in capsys.readouterr().err
+    assert task_cli.main([*argv, "--resume", "--overwrite"]) == 0  # begun anew
 
 
 def test_help_and_errors_load_no_framework() -> None:

@@ -15,7 +15,7 @@ ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a pap
 TABLES = ("latex", "markdown", "csv")
 CHARTS = ("pdf", "svg", "png")
 #: of no table: what studies, runs and claims are made of, and may be in no other place
-MADE_OF = (".json", ".jsonl", ".yaml", ".yml", ".py")
+MADE_OF = (".json", ".jsonl", ".yaml", ".yml", ".py", ".ipynb")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    if table is not None and output is not None and Path(output).suffix in MADE_OF and os.path.lexists(output):
+    if table is not None and output is not None and Path(output).suffix.lower() in MADE_OF and os.path.lexists(output):
         raise UserError(f"{output} is no table, and none takes its place: choose another --output")
     from hf_optim.experiment.disk import writing
     from hf_optim.experiment.files import write_atomically

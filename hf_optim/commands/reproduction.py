@@ -193,9 +193,10 @@ def _begin(chosen: claims.Claim, options: Options, folder: Path) -> None:
     from hf_optim.experiment.disk import writing
     from hf_optim.experiment.files import write_atomically
 
-    begun = {"claim": chosen.name, "size": options.size, "tables": chosen.settings[options.size].tables}
+    what = {"claim": chosen.name, "size": options.size, "tables": chosen.settings[options.size].tables}
+    told = {**what, **_marks(chosen, folder), "judgements": []}
     with writing(folder):
-        write_atomically(folder, "reproduction.json", json.dumps({**begun, "judgements": []}, indent=1) + "\n")
+        write_atomically(folder, "reproduction.json", json.dumps(told, indent=1) + "\n")
 
 
 def _tables(setting: claims.Setting) -> tuple[str, ...]:
@@ -217,7 +218,23 @@ def _standing(chosen: claims.Claim, options: Options, folder: Path) -> Mapping[s
     if (standing["claim"], standing["size"]) != (chosen.name, options.size):
         what = f"{standing['claim']} at size {standing['size']}"
         raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
+    marks = _marks(chosen, folder) if not options.output else {}
+    if marks and all(standing.get(key, mark) != mark for key, mark in marks.items()):
+        raise UserError(
+            f"{folder} holds the reproduction of a claim that is called {chosen.name}, too: choose another --output"
+        )
     return dict(standing)
+
+
+def _marks(chosen: claims.Claim, folder: Path) -> dict[str, str]:
+    """By which a reproduction knows its claim's file: it may change, or be moved, but not both."""
+    if not chosen.file:
+        return {}
+    from hf_optim.study.folder import begun
+    from hf_optim.study.folder.aside import digest
+
+    file = claims.names().get(chosen.file, Path(chosen.file))
+    return {begun.BEGUN: begun.mark(folder, _origin(chosen)), "claim_sha256": digest(file.read_text(encoding="utf-8"))}
 
 
 def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> None:
@@ -250,7 +267,7 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     # commands leave no folders: what lies deeper is a stranger's, to any depth
     left = [path for place in own for path in (place, *place.glob("*")) if not place.is_symlink()]
     files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
-    _write(reproduced, folder, tuple(files))
+    _write(reproduced, folder, _marks(chosen, folder), tuple(files))
     return 0
 
 
@@ -271,7 +288,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
         raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
-    _write(reproduced, folder)
+    _write(reproduced, folder, _marks(chosen, folder))
 
 
 def _check_rules(plan: Plan, study: Source, folder: Path) -> None:
@@ -290,7 +307,7 @@ def _check_rules(plan: Plan, study: Source, folder: Path) -> None:
             raise UserError(f"{folder}: its plan calls {named}: choose another --output")
 
 
-def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
+def _write(reproduced: Outcome, folder: Path, marks: Mapping[str, str], files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.disk import writing
@@ -299,9 +316,8 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
     drawn = drawing(reproduced)
     with writing(folder):
         write_atomically(folder, "reproduction.md", show.markdown(reproduced, files))
-        write_atomically(
-            folder, "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
-        )
+        told = json.dumps({**show.plain(reproduced), **marks}, indent=1, ensure_ascii=False)
+        write_atomically(folder, "reproduction.json", told + "\n")
         if drawn:
             write_atomically(folder, "reproduction.svg", drawn)
     console = safe_text.console()

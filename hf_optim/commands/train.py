@@ -195,6 +195,14 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
             f"output: {folder} holds checkpoints of this run, which is not finished: --resume goes on from the last, "
             "--overwrite begins anew"
         )
+    elif resume and _last_whole(folder) is None:
+        # those that were cut short as they were written have no state, which Trainer writes last
+        whole = [n for n in checkpoints if records.step_of(n) < 0 or os.path.lexists(folder / n / "trainer_state.json")]
+        if whole:
+            raise UserError(
+                f"output: {folder} holds {whole[0]}, which the run cannot go on from and would remove: take it away, "
+                "or --overwrite it"
+            )
 
 
 def _begun(folder: Path) -> RunSpec | None:

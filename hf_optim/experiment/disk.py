@@ -15,10 +15,11 @@ from hf_optim.experiment.files import Refused
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK = (*FULL, errno.EROFS, errno.ESTALE)
-#: a disk or a network that does not answer, another user's file, too many that are open
-_AWAY = (
-    *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO, errno.EINTR, errno.EAGAIN),
+#: what is not there, or is no file. All else is of a disk or a network that does not answer, another user's file, too
+#: many that are open; libraries raise what has no number for what a file holds
+_NO_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    *(errno.EEXIST, errno.ENOTEMPTY, None),
 )
 #: in the reason of a run that says nothing about its optimizer: memory that there is not, a device that is lost
 MACHINE = ("MemoryError", *OF_MEMORY, "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
@@ -89,7 +90,7 @@ def check_given(checkpoint: Path | str, error: BaseException) -> None:
     """
     cause: BaseException | None = error
     while cause is not None:
-        away = isinstance(cause, OSError) and not isinstance(cause, Refused) and cause.errno in _AWAY
+        away = isinstance(cause, OSError) and not isinstance(cause, Refused) and cause.errno not in _NO_FILE
         if away or any(word in one_line(cause) for word in MACHINE):
             kind = Unwritable if away else NotNow
             raise kind(

@@ -85,6 +85,7 @@ def execute(request: Request) -> str:
             if status not in ("ok", "failed"):  # of answers: "busy" would be waited for without end
                 raise UserError(f"{home / RECORD}: not a record of a run; remove it")
             return status
+        _check_unread(home)
         if not (request.checkpoint_every and any(home.glob("checkpoint-*"))):
             # What an interrupted run left is thrown away: a run is whole or it is not there.
             remove(folder, f"runs/{run_id}")
@@ -111,6 +112,20 @@ def execute(request: Request) -> str:
         return status
     finally:
         lock.release()
+
+
+def _check_unread(home: Path) -> None:
+    """Raise UserError where something stands in a record's place that nobody can read: it may be of a finished run,
+    whose folder would be removed.
+    """
+    try:
+        read_record(home)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (Refused, ValueError) as error:
+        if isinstance(error, Refused) or (home / RECORD).stat().st_size:  # an empty file is what a crash leaves
+            why = f"{home / RECORD}: cannot be read as a record ({one_line(error)})"
+            raise UserError(f"{why}: mend or remove it, and give the same command again; nothing was removed") from None
 
 
 def _settled(request: Request, home: Path) -> str:

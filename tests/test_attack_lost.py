@@ -1,0 +1,118 @@
+"""What is somebody's, stands where a run, a claim or a table comes to lie, and is not removed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from attack_parts import CLAIM, SPEC, command
+from study_fakes import make_study
+
+from hf_optim.errors import UserError, of_memory
+from hf_optim.experiment.disk import NotNow, Unwritable, check_given
+from hf_optim.experiment.files import Refused
+from hf_optim.study.launch import worker
+from hf_optim.study.launch.messages import Request
+
+
+@pytest.mark.parametrize("wrong", ["mark", "nan", "huge", "half", "link"])
+def test_a_record_that_cannot_be_read_is_not_made_anew(tmp_path: Path, wrong: str) -> None:
+    """It may be of a finished run: an editor's mark before it, and all of the run's folder was removed."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    run = json.loads((study / "plan.json").read_text())["runs"][0]
+    file = study / "runs" / run["id"] / "record.json"
+    text = file.read_text()
+    if wrong == "link":
+        file.rename(tmp_path / "kept.json")
+        file.symlink_to(tmp_path / "kept.json")
+    else:
+        more = {"nan": "NaN", "huge": str(2**70)}.get(wrong, "1")
+        whole = f'{{"more": {more}, {text[1:]}'
+        file.write_text({"mark": f"\ufeff{text}", "half": text[:99]}.get(wrong, whole))
+    before = file.read_bytes()
+    with pytest.raises(UserError, match="record.json: cannot be read as a record.*nothing was removed"):
+        worker.execute(Request(study, run["id"], run["spec"]))
+    assert file.read_bytes() == before
+    file.unlink()
+    file.touch()  # what a crash of the machine leaves
+    assert worker.execute(Request(study, SPEC.id, SPEC.to_dict())) == "ok"
+
+
+def test_what_a_checkpoints_reader_says_of_the_machine_says_nothing_of_the_checkpoint() -> None:
+    """ "Cannot allocate memory", or a network's file system that is away in other words, was damage, and removed."""
+    said = RuntimeError("unable to mmap 381604899 bytes from file <optimizer.pt>: Cannot allocate memory (12)")
+    assert of_memory(said)
+    with pytest.raises(NotNow):
+        check_given("checkpoint-1", said)
+    for number in (errno.ESHUTDOWN, errno.ECONNRESET, errno.EIO, errno.ENOMEM, errno.EPERM):
+        with pytest.raises(Unwritable, match="nothing was removed"):
+            check_given("checkpoint-1", OSError(number, "away"))
+    for error in (OSError("no file of weights"), FileNotFoundError(errno.ENOENT, "gone"), Refused("x", "is a link")):
+        check_given("checkpoint-1", error)
+
+
+@pytest.mark.parametrize("there", ["checkpoint-best", "checkpoint-notes.txt", "checkpoint-2"])
+def test_checkpoints_with_which_a_run_cannot_go_on_are_not_removed(
+    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--resume began anew, and took away whatever was called so, unsaid."""
+    words = ("train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", 4, "--quiet")
+    words = (*words, "--checkpoint-every", 2, "--output", tmp_path / "run")
+    assert command(capsys, *words)[0] == 0
+    (tmp_path / "run" / "record.json").unlink()
+    for saved in (tmp_path / "run").glob("checkpoint-*"):
+        (saved / "optimizer.pt").unlink()
+        if there != "checkpoint-2":  # as it is while it is written
+            (saved / "trainer_state.json").unlink()
+    if there.endswith(".txt"):
+        (tmp_path / "run" / there).write_text("mine")
+    else:
+        (tmp_path / "run" / there).mkdir(exist_ok=True)
+    code, _, error = command(capsys, *words, "--resume")
+    assert code == 2 and f"holds {there}, which the run cannot go on from and would remove" in error
+    assert (tmp_path / "run" / there).exists()
+    shutil.rmtree(tmp_path / "run" / there) if there != "checkpoint-notes.txt" else (tmp_path / "run" / there).unlink()
+    if there != "checkpoint-2":
+        assert command(capsys, *words, "--resume")[0] == 0
+
+
+def test_a_claim_of_the_same_study_takes_no_page_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its statement stood where the own one had been judged."""
+    monkeypatch.chdir(tmp_path)
+    study = {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}
+    said = {"says": "it is", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}
+    for name, says in (("mine.yaml", "it is"), ("theirs/x.yaml", "a fraud")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        told = {**CLAIM, "claims": [{**said, "says": says}], "small": {"study": study}}
+        (tmp_path / name).write_text(yaml.safe_dump({key: told[key] for key in told if key != "paper_size"}))
+    out = tmp_path / "reproductions" / f"{CLAIM['name']}-small"
+    make_study(out, ("adamw", "sgd"), seeds=2)
+    (out / "study.yaml").write_text(yaml.safe_dump(study))
+    monkeypatch.setattr("hf_optim.study.folder.begun.check", lambda *_: None)
+    assert command(capsys, "reproduce", "mine.yaml", "--page")[0] == 0
+    page = (out / "reproduction.md").read_text()
+    code, _, error = command(capsys, "reproduce", "theirs/x.yaml", "--page")
+    assert code == 2 and f"of a claim that is called {CLAIM['name']}, too" in error
+    assert (out / "reproduction.md").read_text() == page
+    text = (tmp_path / "mine.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("it is", "it was"))  # changed where it lies
+    assert command(capsys, "reproduce", "mine.yaml", "--page")[0] == 0
+    (tmp_path / "mine.yaml").rename(tmp_path / "moved.yaml")
+    assert command(capsys, "reproduce", "moved.yaml", "--page")[0] == 0
+    assert command(capsys, "reproduce", "theirs/x.yaml", "--page", "--output", out)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["Notes.JSON", "tool.PY", "conf.Yaml", "book.ipynb"])
+def test_no_table_takes_the_place_of_what_is_none(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path / "study")
+    (tmp_path / name).write_text("mine")
+    assert command(capsys, "export", study, "--table", "csv", "--output", tmp_path / name)[0] == 2
+    assert (tmp_path / name).read_text() == "mine"
