@@ -77,8 +77,10 @@ class Results:
         return failed
 
     def unreadable(self) -> list[tuple[Run, str]]:
-        """The runs with a record or a history (of those that were asked for) that is not ours, and why."""
-        return [(run, why) for run in self.plan.runs if (why := self.store.unreadable.get(run.id))]
+        """The runs, trials and what else is known among them, with a record or a history (of those that were asked for)
+        that is not ours, and why.
+        """
+        return [(run, why) for run in self.known if (why := self.store.unreadable.get(run.id))]
 
     def history(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run's history."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core import numerals
+from hf_optim.core.shape import FARTHEST
 from hf_optim.core.validate import closest
 from hf_optim.core.wording import both, counted, either
 from hf_optim.errors import UserError
@@ -234,7 +235,7 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
         line: Row = {**{name: several[0].get(name) for name in by}, "runs": len(some), **counts}
         for name in measured:
             fine = [as_float(row.get(name)) for row in some if row["status"] == "ok"]
-            summary = statistics.summarise([x for x in fine if x is not None and math.isfinite(x)])
+            summary = statistics.summarise([x for x in fine if x is not None and abs(x) < FARTHEST])
             line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
         lines.append(line)
     return lines

@@ -156,8 +156,8 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
                 raise UserError(f"{file}: the rung {rung['task']!r} has other tokens than its budget asks for")
             if rung["smallest"] != smallest:
                 raise UserError(f"{file}: {rung['smallest']!r} is not the smallest rung like {rung['task']!r}")
-    if not all(margin > 0 for margin in data.get("margin", {}).values()):
-        raise UserError(f"{file}: a margin is above 0")
+    if not all(margin >= 1 / shape.FARTHEST for margin in data.get("margin", {}).values()):
+        raise UserError(f"{file}: a margin is {1 / shape.FARTHEST:g} at least")
     grid = data.get("sensitivity", {"values": [1, 2], "seeds": 1})
     if len(grid["values"]) < 2 or grid["values"] != sorted(set(grid["values"])):
         raise UserError(f"{file}: the values of sensitivity ascend, and are two at least")
@@ -196,13 +196,14 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
     if (trials := data.get("tuning", {"trials": 0})["trials"]) > MOST:
         raise UserError(f"{file}: asks for {trials:,} trials of an optimizer, and a study has at most {MOST:,}")
     seen = set[tuple[Any, ...]]()
+    budgets = {1.0, *data.get("speedup", {}).get("budgets", ())}
     for cell in data.get("tuning", {}).get("cells", ()):
         space, points = cell["space"], cell["points"]
         if len(json.dumps(space)) > LONGEST_SETTINGS:  # each point is looked for among all choices
             whose = f"{cell['optimizer']!r} on {cell['task']!r}"
             raise UserError(f"{file}: the search space of {whose} is longer than {LONGEST_SETTINGS:,} characters")
         fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, space.values()))
-        fine &= all(map(is_setting, space))
+        fine &= all(map(is_setting, space)) and cell.get("budget", 1.0) in budgets
         fine &= len(points) == (data["tuning"]["trials"] if space else 0)
         fine &= (key := (cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))) not in seen
         seen.add(key)

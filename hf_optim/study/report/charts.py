@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.shape import FARTHEST
 from hf_optim.study.findings.curves import Curve
 
 WIDTH, HEIGHT = 560, 340
@@ -180,7 +181,8 @@ def x_axis(x: Scale, name: str) -> str:
 
 def x_scale(end: float, start: float = 0.0) -> Scale:
     """The scale below a chart that ends at `end`."""
-    return Scale("linear", start, end if end > start else start + 1.0, LEFT, WIDTH - RIGHT)
+    end = end if end - start > 1 / FARTHEST else start + max(1.0, abs(start))
+    return Scale("linear", start, end, LEFT, WIDTH - RIGHT)
 
 
 def _dodge(labels: Sequence[tuple[float, float, float, str]]) -> list[tuple[float, float, float, str]]:

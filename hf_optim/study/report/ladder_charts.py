@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.shape import FARTHEST
 from hf_optim.study.report.charts import Scale, shorten
 from hf_optim.study.statistics.intervals import Estimate
 
@@ -47,7 +48,7 @@ def ticks(low: float, high: float) -> list[float]:
         if len(marks) >= 3:
             return marks
     span = high - low
-    step = 10 ** math.floor(math.log10(span / 3))
+    step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next((m for m in (1, 2, 5) if span / (step * m) <= 6), 10)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
@@ -78,7 +79,7 @@ def drawing(
     width: float,
     height: float,
     at: float | None = None,
-    most: float = math.inf,
+    most: float = FARTHEST,
 ) -> list[str]:
     """The elements of a panel that begins at `left`; what lies beyond 1 / `most` and `most` stands at its edge."""
     # What was not measured, or as 0, has no place on a log axis.
@@ -89,8 +90,9 @@ def drawing(
     xs = [v for s in series for v, _ in (*s.points, *(p for line in s.lines for p in line))]
     # A wide interval must not squeeze the points: it is cut off at the panel's end.
     centres = [e.value for s in series for _, e in (*s.points, *(p for line in s.lines for p in line))]
-    ends = [v for s in series for _, e in s.points for v in (e.low, e.high) if v > 0 and math.isfinite(v)]
-    centres = [min(max(v, 1 / most), most) for v in centres if v > 0 and math.isfinite(v)] + ([at] if at else [])
+    ends = [v for s in series for _, e in s.points for v in (e.low, e.high)]
+    ends, centres = ([min(max(v, 1 / most), most) for v in some if 0 < v < math.inf] for some in (ends, centres))
+    centres += [at] if at else []
     if not xs or not centres:
         return []
     room = (max(centres) / min(centres)) ** 0.35 * 1.02
@@ -134,7 +136,7 @@ def _spread(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
 
 
 def _scale(low: float, high: float, room: float, start: float, end: float) -> Scale:
-    room = room if high > low else max(room, 1.3)
+    room = room if high > low * (1 + 1e-9) else max(room, 1.3)
     return Scale("log", low / room, high * room, start, end)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hf_optim.core.shape import FARTHEST
 from hf_optim.study.statistics.paired import NAN, MeanDifference
 
 
@@ -25,7 +26,10 @@ def score(means: Sequence[MeanDifference], units: Sequence[float]) -> MeanDiffer
     t = len(means)
     if not t or any(mean.n < 2 for mean in means):
         return MeanDifference(min((mean.n for mean in means), default=0), NAN, NAN, NAN, NAN)
-    value = math.fsum(mean.value / unit for mean, unit in zip(means, units, strict=True)) / t
+    values = [mean.value / unit for mean, unit in zip(means, units, strict=True)]
+    if not all(abs(value) < FARTHEST for value in values):  # a unit of nearly nothing
+        return MeanDifference(min(mean.n for mean in means), NAN, NAN, NAN, NAN)
+    value = math.fsum(values) / t
     errors = [mean.error / unit / t for mean, unit in zip(means, units, strict=True)]
     error = math.hypot(*errors)  # squares of a diverged run's would be beyond all numbers
     n = min(mean.n for mean in means)
