@@ -5,18 +5,29 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from attack_parts import CLAIM, SPEC, command
+from attack_parts import CLAIM, SPEC, claim, command
 from study_fakes import make_study
 
+from hf_optim.commands import reproduction
 from hf_optim.errors import UserError, of_memory
 from hf_optim.experiment.disk import NotNow, Unwritable, check_given
 from hf_optim.experiment.files import Refused
+from hf_optim.study.folder import shared
+from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import worker
 from hf_optim.study.launch.messages import Request
+
+#: a process that is at a run
+HELD = (
+    "from pathlib import Path; from hf_optim.study.folder.locks import Lock; import time\n"
+    "print('held' if Lock(Path({!r}), {!r}).acquire() else 'not', flush=True); time.sleep(600)"
+)
 
 
 @pytest.mark.parametrize("wrong", ["mark", "nan", "huge", "half", "link"])
@@ -116,3 +127,66 @@ def test_no_table_takes_the_place_of_what_is_none(
     (tmp_path / name).write_text("mine")
     assert command(capsys, "export", study, "--table", "csv", "--output", tmp_path / name)[0] == 2
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", ["a link to nothing", "a folder", "a link in the run's place", "busy"])
+def test_what_stands_in_a_runs_place_is_not_replaced_by_one_of_the_studies_beside(there: str, tmp_path: Path) -> None:
+    """Its folder was removed with what else was in it, and a worker that was at it wrote into another one."""
+    for name in ("mine", "beside"):
+        make_study(tmp_path / name, ("adamw", "sgd"), seeds=2)
+    plan = read_plan(tmp_path / "mine")
+    home = tmp_path / "mine" / "runs" / plan.runs[0].id
+    (home / "record.json").unlink()
+    if there == "a folder":
+        (home / "record.json").mkdir()
+    elif there == "a link to nothing":
+        (home / "record.json").symlink_to(tmp_path / "away" / "record.json")
+    elif there == "a link in the run's place":
+        home.rename(tmp_path / "elsewhere")
+        home.symlink_to(tmp_path / "elsewhere")
+    (home / "notes.txt").write_text("mine")
+    if there != "busy":
+        assert shared.collect(plan, tmp_path / "mine", tmp_path) == []
+        assert (home / "notes.txt").read_text() == "mine"
+        return
+    held = subprocess.Popen(
+        [sys.executable, "-c", HELD.format(str(tmp_path / "mine"), plan.runs[0].id)], stdout=subprocess.PIPE
+    )
+    assert held.stdout is not None and held.stdout.readline() == b"held\n"
+    assert shared.collect(plan, tmp_path / "mine", tmp_path) == [] and (home / "notes.txt").exists()
+    held.kill()
+    held.wait()
+    assert shared.collect(plan, tmp_path / "mine", tmp_path) == [plan.runs[0].id]
+
+
+def test_no_name_is_read_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stranger's `runs` led to the reader's own: what lies there was listed in a merge."""
+    theirs, mine = (make_study(tmp_path / name, ("adamw", "sgd"), seeds=2) for name in ("theirs", "mine"))
+    (tmp_path / "outside" / "secret-name").mkdir(parents=True)
+    shutil.copy(next(mine.glob("runs/*/record.json")), tmp_path / "outside" / "secret-name")
+    shutil.rmtree(theirs / "runs")
+    (theirs / "runs").symlink_to(tmp_path / "outside")
+    for words in (["publish", theirs, tmp_path / "copy"], ["results", theirs], ["report", theirs]):
+        assert "secret-name" not in "".join(map(str, command(capsys, *words)))
+    assert "secret-name" not in "".join(map(str, command(capsys, "results", theirs, mine, "--merge", tmp_path / "all")))
+    assert "secret-name" not in (tmp_path / "all" / "merged.json").read_text()
+
+
+@pytest.mark.parametrize("text", ['{"claim": "agr', "[1]", None])
+def test_a_page_of_no_reproduction_is_not_replaced(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever's notes are called so, and where reproduction.json was damaged that of another claim."""
+    out = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    study = {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}
+    said = [{"says": "it is", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
+    words = ("reproduce", claim(tmp_path, claims=said, small={"study": study}), "--page", "--output", out)
+    (out / reproduction.PAGE[0]).write_text("mine")
+    if text is not None:
+        (out / "reproduction.json").write_text(text)
+    code, _, error = command(capsys, *words)
+    assert code == 2 and "not empty and holds no reproduction" in error
+    assert (out / reproduction.PAGE[0]).read_text() == "mine"
+    (out / reproduction.PAGE[0]).unlink()
+    (out / "reproduction.json").unlink(missing_ok=True)
+    assert command(capsys, *words)[0] == 0

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,3 +224,13 @@ def test_a_compiled_model_counts_its_passes_as_a_plain_one(tmp_path, monkeypatch
     record = train(spec(compile_model=True), tmp_path, progress=False)
     assert compiled == ["inductor"] and record["execution"]["compile_model"]
     assert (record["time"]["forward_passes"], record["time"]["backward_passes"]) == (3, 3)
+
+
+def test_a_study_whose_runs_read_ahead_ends(tmp_path: Path) -> None:
+    """Its worker waited in sys.stdin, whose lock the process that was to read data ahead waited for without end."""
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nseeds: 1\noptimizers: [sgd]\n"
+        "tasks: [{task: logistic, size: smoke, overrides: {steps: 4, workers: 1}}]\n"
+    )
+    words = [sys.executable, "-P", "-m", "hf_optim", "study", "s.yaml", "--jobs", "1"]
+    assert subprocess.run(words, cwd=tmp_path, timeout=300, check=False, capture_output=True).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +16,7 @@ from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
 from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import both, counted, either
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.files import by_default
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.plan import Plan
     from hf_optim.study.plan.source import Source
+
+#: what is written beside reproduction.json
+PAGE = ("reproduction.md", "reproduction.svg")
 
 
 @dataclass(frozen=True)
@@ -209,12 +213,16 @@ def _standing(chosen: claims.Claim, options: Options, folder: Path) -> Mapping[s
     from hf_optim.core import shape
     from hf_optim.experiment.files import read_json
 
+    other = f"{folder} is not empty and holds no reproduction"
+    if not os.path.lexists(folder / "reproduction.json"):
+        if there := [name for name in PAGE if os.path.lexists(folder / name)]:
+            raise UserError(f"{other}, but a {there[0]} of somebody's: choose another --output")
+        return None
     try:
         standing = read_json(folder, "reproduction.json")
-    except (OSError, ValueError):
-        return None
-    if not shape.fits(standing, {"claim": str, "size": str, "judgements": [{}]}):
-        return None
+        shape.check_shape(standing, {"claim": str, "size": str, "judgements": [{}]}, "reproduction.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{other} ({one_line(error)}): take that file away, or choose another --output") from None
     if (standing["claim"], standing["size"]) != (chosen.name, options.size):
         what = f"{standing['claim']} at size {standing['size']}"
         raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
@@ -315,11 +323,11 @@ def _write(reproduced: Outcome, folder: Path, marks: Mapping[str, str], files: t
 
     drawn = drawing(reproduced)
     with writing(folder):
-        write_atomically(folder, "reproduction.md", show.markdown(reproduced, files))
         told = json.dumps({**show.plain(reproduced), **marks}, indent=1, ensure_ascii=False)
-        write_atomically(folder, "reproduction.json", told + "\n")
+        write_atomically(folder, "reproduction.json", told + "\n")  # first: by it the others are known to be ours
+        write_atomically(folder, PAGE[0], show.markdown(reproduced, files))
         if drawn:
-            write_atomically(folder, "reproduction.svg", drawn)
+            write_atomically(folder, PAGE[1], drawn)
     console = safe_text.console()
     show.terminal(reproduced, console)
     safe_text.say(console, f"Reproduction: {folder / 'reproduction.md'}")

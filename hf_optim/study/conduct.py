@@ -26,7 +26,7 @@ from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import begun, changes, questions, rows, shared, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.standing import known
-from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.folder.store import RecordStore, recorded
 from hf_optim.study.launch import beginning
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
@@ -149,7 +149,7 @@ def study(
     if launch is not None:
         ended = spread.launch(folder, plan, launch, how, console)
         return finish(folder) if ended else 0
-    if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
+    if plan.ladder is not None and not recorded(folder):
         _show_costs(plan, None, console, jobs)  # sizes that were never run before may take days
     _run_here(plan, folder, how, console)
     return finish(folder)

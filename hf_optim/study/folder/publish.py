@@ -30,7 +30,7 @@ from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.results import Results, load
-from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.folder.store import RecordStore, run_names
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
 
@@ -62,7 +62,7 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
     check_destination(into)
     source = load(study)
     store = source.store
-    names = sorted(path.name for path in (study / "runs").iterdir()) if (study / "runs").is_dir() else []
+    names = run_names(study)
     records = {name: record for name in names if (record := store.record(name)) is not None}
     histories = {name: store.history(name) for name in records}
     yaml, told = _yaml(study)

@@ -20,6 +20,7 @@ from typing import Any
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.experiment.files import Refused, check_count, check_text, parse_json, read_text, write_atomically
+from hf_optim.study.folder.store import recorded
 from hf_optim.study.plan.plan import Plan, flatten
 
 FILE = "questions.jsonl"
@@ -198,7 +199,7 @@ def read(folder: Path, plan: Plan | None = None) -> Register:
     lines, told = kept(folder)
     if plan is not None and lines and lines[-1]["sha256"] != (key := digest(question(plan))):
         asked = json.loads(json.dumps(question(plan)))  # lists, as in a file
-        known = int(any(folder.glob("runs/*/record.json")))
+        known = int(bool(recorded(folder)))
         lines.append({"sha256": key, "time": lines[-1]["time"], "records": known, "question": asked})
     return registered(lines, told)
 

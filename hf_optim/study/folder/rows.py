@@ -20,6 +20,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import recorded
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.statistics import paired as statistics
@@ -52,8 +53,8 @@ def of(results: Results) -> list[Row]:
         if stage == "judged" and run.id in results.in_vain:
             row |= {"status": "failed", "error": IN_VAIN}
         rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
-    for file in sorted((results.folder / "runs").glob("*/record.json")):
-        if file.parent.name in seen or (record := store.record(file.parent.name)) is None:
+    for name in recorded(results.folder):
+        if name in seen or (record := store.record(name)) is None:
             continue
         try:
             RunSpec.from_dict(spec := record["spec"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hf_optim.core import importing
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
 from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder
+from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
 
@@ -27,14 +29,19 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
     leftovers.sweep_folders(own_folder(folder, "runs"))
     for run in plan.runs:
         home = folder / "runs" / run.id
-        if (home / "record.json").is_file() or any(home.glob("checkpoint-*")):  # what was trained here is gone on with
+        # what was trained here is gone on with, and what stands in a record's place refused by who would run it
+        if home.is_symlink() or os.path.lexists(home / "record.json") or any(home.glob("checkpoint-*")):
             continue
         code = importing.digests(run.spec)
         finished = next((other.folder for other in others if _finished(other, run.id, code)), None)
         if finished is None:
             continue
-        copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
-        brought.append(run.id)
+        if (lock := Lock(folder, run.id)).acquire():  # else another launcher's worker is at it
+            try:
+                copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
+                brought.append(run.id)
+            finally:
+                lock.release()
     return brought
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,18 @@ def _row(line: str) -> Any:
         return files.parse_json(line)
     except ValueError:
         return None
+
+
+def run_names(folder: Path) -> list[str]:
+    """What stands in the `runs` of a study's folder; nothing where that is a link, which may lead out of it."""
+    runs = folder / "runs"
+    return [] if runs.is_symlink() or not runs.is_dir() else sorted(os.listdir(runs))
+
+
+def recorded(folder: Path) -> list[str]:
+    """Those with something in a record's place, or that are links, which are not looked through."""
+    homes = [folder / "runs" / name for name in run_names(folder)]
+    return [home.name for home in homes if home.is_symlink() or os.path.lexists(home / RECORD)]
 
 
 def read_record(home: Path) -> Any:

@@ -288,9 +288,13 @@ def _iso(seconds: float) -> str:
 
 def _requests() -> queue.Queue[str]:
     lines: queue.Queue[str] = queue.Queue()
+    # Not sys.stdin: who waits in it holds its lock, and a process that is forked meanwhile, as to read data ahead,
+    # closes its own first of all, and would wait for that lock without end.
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def read() -> None:
-        for line in sys.stdin:
+        for line in requests:
             lines.put(line)
         # The launcher is gone, or wants no more of us.
         os._exit(0)
