@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attack_parts import command
+import yaml
+from attack_parts import claim, command
 from study_fakes import replan
 from tuning_fakes import expand, whole
 
+from hf_optim.claims import cells
 from hf_optim.study.plan.plan import Run
 
 TWO = "optimizers: [{name: adamw, lr: 0.1, label: a}, {name: sgd, lr: 0.1, label: b}]\n"
@@ -127,3 +129,49 @@ def test_every_run_that_cannot_be_read_is_named(text: str, tmp_path: Path, capsy
     assert code == 0 and f"runs/{file.parent.name}/record.json: " in out
     assert f"runs/{file.parent.name}/record.json: " in (study / "report.html").read_text()
     assert f"{file.parent.name}/record.json" in command(capsys, "export", study, "--table", "csv")[2]
+
+
+def test_the_best_of_a_sentence_is_that_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of three where the best had failed once, the second was said to be the best, and no other."""
+    last = "label: b}"
+    text = ONE.replace("seeds: 2", "seeds: 6").replace(last, f"{last}, {{name: adan, lr: 0.1, label: c}}")
+    heights = {"a": 0.8, "b": 0.7, "c": 0.94}
+    study = made(
+        tmp_path / "study", text, lambda run: heights[run.optimizer] + 0.002 * (run.seed * ord(run.optimizer) % 5)
+    )
+    told(study, capsys)
+    page = (study / "report.html").read_text()
+    assert "c has the highest mean test accuracy" in page and "no other can be the best" in page
+    specs = {file: json.loads(file.read_text())["spec"] for file in study.glob("runs/*/record.json")}
+    failing = next(f for f, spec in specs.items() if (spec["optimizer"]["name"], spec["seed"]) == ("adan", 5))
+    failing.write_text(json.dumps({**json.loads(failing.read_text()), "status": "failed", "error": "no"}))
+    told(study, capsys)
+    page = (study / "report.html").read_text()
+    assert "a has the highest mean test accuracy" in page and "of those without a failed run; c can be the best" in page
+    assert "no other can be the best" not in page
+    table = command(capsys, "export", study, "--table", "markdown")[1]
+    assert "The best mean of a column, of optimizers without a failed run, is bold." in " ".join(table.split())
+
+
+@pytest.mark.parametrize("asked", [{"metric": "status.x"}, {"metric": "history.x"}, {"metric": "settled.x"}])
+def test_a_metric_that_is_no_part_of_a_record_is_not_there(
+    asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = made(tmp_path / "study", ONE)
+    rule = {"says": "it is", "section": "1", "rule": "better", "optimizer": "a", "baseline": "b", "greater": True}
+    asks = {"small": {"study": yaml.safe_load(ONE)}, "claims": [{**rule, **asked}]}
+    assert command(capsys, "reproduce", claim(tmp_path, **asks), "--page", "--output", study)[0] == 0
+
+
+def test_by_no_share_of_nothing_is_divided() -> None:
+    assert cells._is_share("best 0.9") and cells._is_share("best 1") and not cells._is_share(f"best .{'0' * 400}1")
+
+
+@pytest.mark.parametrize("part", ["in_force", "groups", "known_losses"])
+def test_settings_without_end_are_not_read(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of all of them, for each pair of optimizers, was made of a small file."""
+    study = made(tmp_path / "study", ONE)
+    file = next(study.glob("runs/*/record.json"))
+    many = {f"n{i}": 1.0 for i in range(6000)}
+    file.write_text(json.dumps({**json.loads(file.read_text()), part: many if part == "known_losses" else [many]}))
+    assert "have more than" in " ".join(told(study, capsys).split())

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core.shape import Each
+from hf_optim.core.shape import FARTHEST, Each
 from hf_optim.study.plan.source import Source, Where
 
 MATCHED = ("dataset", "model", "metric", "optimizer", "setting")
@@ -60,13 +60,18 @@ def read(source: Source, where: Where, value: Any, rows: list[Mapping[str, Any]]
         source.check_keys(here, entry, KEYS, ("match",) if "why" in entry else ("match", "task", "metric"))
         source.check_shape(here, entry, SHAPE)
         source.check_keys((*here, "match"), entry["match"], MATCHED)
-        if isinstance(entry.get("until"), str) and not BEST.fullmatch(entry["until"]):
+        if isinstance(entry.get("until"), str) and not _is_share(entry["until"]):
             raise source.error((*here, "until"), f"until must be a number or as 'best 0.9', got {entry['until']!r}")
         if ("against" in entry) != (entry.get("form", "value") != "value"):
             raise source.error(here, "against and form go together")
         if not any(_matches(entry, row) for row in rows):
             raise source.error((*here, "match"), "no published row has these texts")
     return list(value)
+
+
+def _is_share(until: str) -> bool:
+    """Of the best: "best 0.9"; by no text of zeros without end is anything divided."""
+    return bool(BEST.fullmatch(until)) and float(until.removeprefix("best ")) > 1 / FARTHEST
 
 
 def find(cells: list[Mapping[str, Any]], row: Mapping[str, Any]) -> PublishedCell | None:

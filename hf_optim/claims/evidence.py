@@ -137,7 +137,7 @@ def measured(record: Mapping[str, Any], metric: str) -> float:
     """A metric of a record, or `place.name` of another part of it; NaN where there is none."""
     place, dot, name = metric.partition(".")
     part: Any = record.get(place) if dot else record["metrics"]
-    return number((part or {}).get(name if dot else metric))
+    return number(part.get(name if dot else metric) if isinstance(part, Mapping) else None)
 
 
 def _gap_as_run(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> float:

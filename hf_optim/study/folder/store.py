@@ -42,11 +42,14 @@ SHAPE = {
     "execution?": Each(_SCALAR),
     "code?": Each(str),
     "data?": (Each(_SCALAR), None),
+    "known_losses?": Each((float, None)),
     "started?": (str, None),
     "finished?": (str, None),
 }
 #: the parts of a record that become columns
-_NAMED = ("metrics", "time", "memory", "environment", "execution", "code", "data")
+_NAMED = ("metrics", "time", "memory", "environment", "execution", "code", "data", "known_losses")
+#: and those that are lists of settings
+_LISTED = ("groups", "in_force")
 _MISSING: dict[str, Any] = {
     "error": None,
     "primary": None,
@@ -70,7 +73,7 @@ class RecordStore:
         self.folder = folder
         self.unreadable: dict[str, str] = {}
         self._records: dict[str, Mapping[str, Any]] = {}
-        self._names: dict[str, set[str]] = {"records": set(), "histories": set()}
+        self._names: dict[str, set[str]] = {"records": set(), "settings": set(), "histories": set()}
         self._untrained: dict[str, dict[str, Any]] = {}
         self._judged_by: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self._most_names = MOST_NAMES
@@ -96,6 +99,7 @@ class RecordStore:
                 self._check_primary(record)
                 names = {name for part in _NAMED for name in record.get(part) or ()}
                 self._know("records", {*names, *flatten(record["spec"])})
+                self._know("settings", {name for part in _LISTED for one in record.get(part) or () for name in one})
                 self._records[run_id] = record
             except FileNotFoundError:
                 return None

@@ -110,7 +110,8 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
         f"{arrow(greater)} {'higher' if greater else 'lower'} is better."
         for greater in {t.greater: None for t in tables}
     )
-    said = [f"Each number is the {spread} over n = {n} {unit}. {ways} The best mean of a column is bold."]
+    among = ", of optimizers without a failed run," if any(row.failed for table in tables for row in table.rows) else ""
+    said = [f"Each number is the {spread} over n = {n} {unit}. {ways} The best mean of a column{among} is bold."]
     if any(cell.may_be_best for cell in every):
         said.append(f"{MAY_BE_BEST[0]} may be the best, as far as paired tests of all pairs tell.")
     if worse_and_tied(tables):

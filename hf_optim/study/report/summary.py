@@ -147,9 +147,14 @@ def _best(table: TaskTable) -> str:
     text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, table.decimals)}"
     if len(table.rows) == 1:
         text = f"{name}: {escape(best.optimizer)} alone was run, to a {metric} of {spread(best.mean, table.decimals)}"
+    sign = 1 if table.greater else -1
+    if any(sign * row.mean.mean > sign * best.mean.mean for row in ranked[1:]):  # a mean does not hold what failed
+        text += ", of those without a failed run"
     tied = [escape(row.optimizer) for row in table.rows if row.tied]
-    if any(row.place for row in table.rows):
-        text += f"; the best may be {either(tied)}" if tied[1:] else "; no other can be the best"
+    if tied[1:]:
+        text += f"; the best may be {either(tied)}"
+    elif tied and all(row.place for row in ranked):
+        text += "; no other can be the best" if tied == [escape(best.optimizer)] else f"; {tied[0]} can be the best"
     failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in table.rows if row.failed]
     return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 
