@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core.shape import FARTHEST, Each
+from hf_optim.core.shape import CLOSEST, Each
 from hf_optim.study.plan.source import Source, Where
 
 MATCHED = ("dataset", "model", "metric", "optimizer", "setting")
@@ -71,7 +71,7 @@ def read(source: Source, where: Where, value: Any, rows: list[Mapping[str, Any]]
 
 def _is_share(until: str) -> bool:
     """Of the best: "best 0.9"; by no text of zeros without end is anything divided."""
-    return bool(BEST.fullmatch(until)) and float(until.removeprefix("best ")) > 1 / FARTHEST
+    return bool(BEST.fullmatch(until)) and float(until.removeprefix("best ")) > CLOSEST
 
 
 def find(cells: list[Mapping[str, Any]], row: Mapping[str, Any]) -> PublishedCell | None:

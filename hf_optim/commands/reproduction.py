@@ -173,8 +173,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
 
     setting = chosen.settings[options.size]
     if not options.dry_run:
-        _check_place(chosen, options, folder)
-        if _standing(chosen, options, folder) is None:
+        if not _check_place(chosen, options, folder):
             _begin(chosen, options, folder)
     for place, words in setting.commands.items():
         print(safe_text.line(shlex.join(["hf-optim", *words, "--output", str(folder / place)])))
@@ -245,8 +244,10 @@ def _marks(chosen: claims.Claim, folder: Path) -> dict[str, str]:
     return {begun.BEGUN: begun.mark(folder, _origin(chosen)), "claim_sha256": digest(file.read_text(encoding="utf-8"))}
 
 
-def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> None:
-    """Raise a UserError where something else than this reproduction, or files called as one `beside` it, stands."""
+def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> bool:
+    """Whether this reproduction stands there; a UserError where something else does than files called as one `beside`
+    it.
+    """
     from hf_optim.experiment.leftovers import is_left
 
     if folder.exists() and not folder.is_dir():
@@ -259,10 +260,11 @@ def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: C
                 f"{folder} holds the reproduction of a claim that is called {chosen.name}, too, and has other commands "
                 "or checks: choose another --output"
             )
-        return
+        return True
     names = {path.name for path in folder.iterdir() if not is_left(path.name)} if folder.exists() else set()
     if names - {*beside}:
         raise UserError(f"{folder} is not empty and holds no reproduction: choose another --output")
+    return False
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:

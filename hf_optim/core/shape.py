@@ -18,6 +18,7 @@ from hf_optim.errors import UserError
 
 LONGEST = 20_000  # characters of a text
 FARTHEST = 1e150  # from 0: squares and quotients of numbers are numbers, too
+CLOSEST = 1 / FARTHEST  # to 0, and not taken for it
 
 
 @dataclass(frozen=True)

@@ -224,9 +224,9 @@ def _end(report_to: Sequence[str]) -> None:
             failed(name, error)
 
 
-def _end_trackio(trackio: Any) -> None:
+def _finish(module: Any) -> None:
     with suppress(RuntimeError):  # there is none
-        trackio.finish()
+        module.finish()
 
 
 def _end_clearml(clearml: Any) -> None:
@@ -234,19 +234,14 @@ def _end_clearml(clearml: Any) -> None:
         task.close()
 
 
-def _end_swanlab(swanlab: Any) -> None:
-    with suppress(RuntimeError):  # there is none
-        swanlab.finish()
-
-
 #: tracker -> what ends the run that it has open, given its module
 _ENDS: dict[str, Callable[[Any], object]] = {
     "wandb": lambda wandb: wandb.finish(),
-    "trackio": _end_trackio,
+    "trackio": _finish,
     "mlflow": lambda mlflow: mlflow.end_run("FAILED"),  # Trainer has ended those that did not
     "clearml": _end_clearml,
     "comet_ml": lambda comet: comet.end(),
-    "swanlab": _end_swanlab,
+    "swanlab": _finish,
 }
 
 

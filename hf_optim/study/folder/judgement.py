@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hf_optim.core.shape import FARTHEST
+from hf_optim.core.shape import CLOSEST
 from hf_optim.study.folder.outcomes import Arm, Key
 from hf_optim.study.folder.questions import Register
 from hf_optim.study.plan.plan import Plan
@@ -208,7 +208,7 @@ def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
         gains = whole.arms.get((label, plan.baseline), Arm()).gains
         known = [gains[u] for u in range(whole.looks[0]) if not math.isnan(gains.get(u, NAN))]
         size = abs(math.fsum(known) / len(known)) if known else 0.0
-        if size < 1 / FARTHEST:
+        if size < CLOSEST:
             return "", {}, f"no score: what the baseline gains by training on {label} is not known, nor a margin stated"
         scale[label] = size
     return "what training the baseline gains", scale, ""

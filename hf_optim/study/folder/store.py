@@ -20,7 +20,6 @@ from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
 _SCALAR = (str, float, bool, None)
-_CLOSEST = 1 / shape.FARTHEST
 #: a record as `experiment.outcome` and `launch.worker` make it; what a later version adds is let be
 SHAPE = {
     "id": str,
@@ -250,8 +249,8 @@ def read_status(home: Path) -> str | None:
 
 def number(value: Any) -> float:
     """`value` as a float; NaN for anything that is no number below `shape.FARTHEST`, 0 for what is as close to 0."""
-    if value.__class__ is float and _CLOSEST < abs(value) < shape.FARTHEST:
+    if value.__class__ is float and shape.CLOSEST < abs(value) < shape.FARTHEST:
         return value  # type: ignore[no-any-return]  # at once: a large report asks ten million times
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < shape.FARTHEST:
         return math.nan
-    return float(value) if abs(value) > _CLOSEST else 0.0
+    return float(value) if abs(value) > shape.CLOSEST else 0.0

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.shape import FARTHEST
+from hf_optim.core.shape import CLOSEST
 from hf_optim.core.validate import closest
 from hf_optim.study.plan import entries
 from hf_optim.study.plan.source import Source, Where, describe
@@ -73,6 +73,6 @@ def _known(source: Source, where: Where, label: Any, labels: Sequence[str]) -> s
 
 def _positive(source: Source, where: Where, value: Any) -> float:
     source.check_type(where, value, (int, float), "a positive number, or one for each task's label")
-    if not (math.isfinite(value) and value >= 1 / FARTHEST):
-        raise source.error(where, f"a margin is a positive number, {1 / FARTHEST:g} at least, got {describe(value)}")
+    if not (math.isfinite(value) and value >= CLOSEST):
+        raise source.error(where, f"a margin is a positive number, {CLOSEST:g} at least, got {describe(value)}")
     return float(value)

@@ -156,8 +156,8 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
                 raise UserError(f"{file}: the rung {rung['task']!r} has other tokens than its budget asks for")
             if rung["smallest"] != smallest:
                 raise UserError(f"{file}: {rung['smallest']!r} is not the smallest rung like {rung['task']!r}")
-    if not all(margin >= 1 / shape.FARTHEST for margin in data.get("margin", {}).values()):
-        raise UserError(f"{file}: a margin is {1 / shape.FARTHEST:g} at least")
+    if not all(margin >= shape.CLOSEST for margin in data.get("margin", {}).values()):
+        raise UserError(f"{file}: a margin is {shape.CLOSEST:g} at least")
     grid = data.get("sensitivity", {"values": [1, 2], "seeds": 1})
     if len(grid["values"]) < 2 or grid["values"] != sorted(set(grid["values"])):
         raise UserError(f"{file}: the values of sensitivity ascend, and are two at least")

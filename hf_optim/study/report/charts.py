@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.core.shape import FARTHEST
+from hf_optim.core.shape import CLOSEST
 from hf_optim.study.findings.curves import Curve
 
 WIDTH, HEIGHT = 560, 340
@@ -181,7 +181,7 @@ def x_axis(x: Scale, name: str) -> str:
 
 def x_scale(end: float, start: float = 0.0) -> Scale:
     """The scale below a chart that ends at `end`."""
-    end = end if end - start > 1 / FARTHEST else start + max(1.0, abs(start))
+    end = end if end - start > CLOSEST else start + max(1.0, abs(start))
     return Scale("linear", start, end, LEFT, WIDTH - RIGHT)
 
 
