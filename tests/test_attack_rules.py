@@ -11,6 +11,8 @@ import pytest
 from attack_parts import claim, command
 from study_fakes import make_study
 
+from hf_optim.claims.exhibits import RULES
+
 AGAINST = {"optimizer": "adamw", "baseline": "sgd"}
 KEPT = {"rule": "degrades", "optimizer": "adamw", "reference": "MLP"}
 
@@ -99,3 +101,9 @@ def test_a_table_that_contradicts_itself_holds_nothing_unsaid(
     file = claim(tmp_path, claims=[{**rule, **asked} for asked in rules])
     assert command(capsys, "reproduce", file, "--page", "--output", tmp_path / "out")[0] == 0
     assert said in (tmp_path / "out" / "reproduction.md").read_text()
+
+
+@pytest.mark.parametrize("places", [("0.1", "0.1"), ("0.1", "0.10000000000000002")])
+def test_no_slope_is_fitted_to_places_that_differ_by_rounding(places: tuple[str, str]) -> None:
+    rows = [{"T": place, "y": str(i + 1), "seed": str(seed)} for seed in range(3) for i, place in enumerate(places)]
+    assert RULES["falls_as"][0](rows, "y", -1.0, start=0).verdict == "not tested"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from hf_optim.commands import main as cli
 from hf_optim.curvature import hessian, landscape
-from hf_optim.curvature.solution import Solution, gather
+from hf_optim.curvature.solution import Solution, gather, norms
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.training import train
@@ -80,6 +81,28 @@ def test_curvature_is_that_of_the_explicit_hessian(solution) -> None:
     estimate = hessian.trace(solution, probes=200)
     assert abs(estimate.mean - float(matrix.trace())) < 4 * estimate.error
     assert 0 < estimate.error < abs(float(matrix.trace()))
+
+
+@pytest.mark.parametrize("power", [1, 3], ids=["linear", "flat"])
+def test_no_curvature_is_a_curvature_of_zero(power: int) -> None:
+    """Lanczos' method ends in an error of its own there: its first vector is zero."""
+
+    class Power(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((4,), 0.0))
+
+        def forward(self) -> SimpleNamespace:
+            return SimpleNamespace(loss=self.weight.pow(power).sum())
+
+    flat = Solution(Power(), [({}, 1)])
+    assert hessian.eigenvalues(flat, 2) == [0.0, 0.0] and hessian.trace(flat, 2).mean == 0
+
+
+def test_the_norm_of_small_weights_is_not_zero() -> None:
+    assert norms([torch.full((4,), 1e-38), torch.zeros(2)]) == pytest.approx(
+        {"parameter_norm": 2e-38, "largest_parameter": 1e-38}, rel=1e-6
+    )
 
 
 def test_eigenvalues_agree_with_curvlinops(solution) -> None:

@@ -113,7 +113,8 @@ def _falls_as(
     slopes: dict[int, float] = {}
     for i, unit in enumerate(sorted(of)):
         points = [(x, y) for x, y in of[unit] if max(start, 0) <= x and not math.isnan(y)]
-        if len({x for x, _ in points}) < 2 or not all(0 < x < FARTHEST and 0 < y < FARTHEST for x, y in points):
+        alone = not points or math.isclose(min(points)[0], max(points)[0])  # places one bit apart have no slope
+        if alone or not all(0 < x < FARTHEST and 0 < y < FARTHEST for x, y in points):
             return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive, or one alone")
         x, y = np.log(np.array(points)).T
         slopes[i] = float(np.polyfit(x, y, 1)[0])

@@ -31,6 +31,8 @@ def product(solution: Solution, vector: Tensor) -> Tensor:
         gradients = torch.autograd.grad(loss * weight, parameters, create_graph=True, allow_unused=True)
         used = [(g, p, v) for g, p, v in zip(gradients, parameters, pieces, strict=True) if g is not None]
         inner = sum(((g * v).sum() for g, _, v in used), torch.zeros((), device=vector.device, dtype=vector.dtype))
+        if not inner.requires_grad:  # of a loss that is linear in all of them
+            continue
         products = torch.autograd.grad(inner, parameters, allow_unused=True)
         total += torch.cat(
             [(torch.zeros_like(p) if h is None else h).reshape(-1) for h, p in zip(products, parameters, strict=True)]
@@ -60,6 +62,8 @@ def eigenvalues(solution: Solution, count: int = 1, *, tolerance: float = 1e-3, 
         return product(solution, vector).double().cpu().numpy()
 
     start = np.random.default_rng(0).standard_normal(size)
+    if not multiply(start).any():  # of a loss that is flat here: no Krylov space to look in
+        return [0.0] * count
     operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # type: ignore[call-arg]
     try:
         largest = eigsh(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +99,9 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
 
 def norms(parameters: Sequence[Tensor]) -> dict[str, float]:
     """The Euclidean and the largest norm of all parameters together."""
-    flat = [p.detach().float() for p in parameters]
+    flat = [p.detach() for p in parameters]
+    lengths = [float(torch.linalg.vector_norm(p, dtype=torch.float64)) for p in flat]
     return {
-        "parameter_norm": float(torch.nn.utils.get_total_norm(flat)),
+        "parameter_norm": math.hypot(*lengths),
         "largest_parameter": max(float(p.abs().max()) for p in flat),
     }

@@ -23,6 +23,7 @@ from hf_optim.experiment import files, record, saved_files
 from hf_optim.experiment.configuration import asks, configuration, read_mapping, whole_numbers
 from hf_optim.experiment.disk import check_given
 from hf_optim.experiment.evaluator import quiet, train_part
+from hf_optim.experiment.record import step_of
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
 from hf_optim.hub.renamed import read_whole
@@ -54,7 +55,7 @@ def last_checkpoint(folder: Path, training: bool = False) -> str | None:
                 continue
             state = files.read_json(folder, f"{path.name}/trainer_state.json")
             shape.check_shape(state, STATE, path.name)
-            if state["global_step"] == int(path.name.rpartition("-")[2]):
+            if state["global_step"] == step_of(path.name):
                 whole.append((state["global_step"], str(path)))
         except (OSError, ValueError) as error:
             check_given(path, error)

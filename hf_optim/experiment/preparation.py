@@ -21,6 +21,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
 from hf_optim.experiment.disk import check_given, writing
 from hf_optim.experiment.evaluator import train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json
+from hf_optim.experiment.record import step_of
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset, Task, read_data
 
@@ -81,7 +82,7 @@ def prepare(
     if checkpoint is not None:  # all of it is looked through before anything is written
         if first:
             check_kept(folder, spec)
-        if int(checkpoint.rpartition("-")[2]) > numbers.steps:
+        if step_of(Path(checkpoint).name) > numbers.steps:
             raise DamagedCheckpoint(
                 f"resume: {checkpoint} is beyond the run's {counted(numbers.steps, 'step')}: take it away"
             )

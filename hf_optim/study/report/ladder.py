@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hf_optim.core.numerals import decimal
 from hf_optim.core.safe_text import html as escape
@@ -192,7 +192,7 @@ def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:
             r.optimizer,
             [
                 r.rung["task"],
-                _text(r.best, 3, "g"),
+                _span(r.best, "{:.3g}".format),
                 ", ".join(f"{v:.2g}" for v in r.chosen),
                 f"{r.at_edge} of {len(r.chosen)}",
             ],
@@ -219,7 +219,7 @@ def _carried(ladder: Ladder) -> str:
     lines = [
         text_row(
             c.optimizer,
-            [c.rung["task"], _text(c.own, 3), _text(c.carried, 3), _text(c.costs, 3, signed=True), str(c.failed)],
+            [c.rung["task"], _text(c.own, 3), _text(c.carried, 3), _text(c.costs, 3, "+"), str(c.failed)],
         )
         for c in ladder.carried
     ]
@@ -279,10 +279,13 @@ def _tokens(value: float) -> str:
     return short(value) if math.isfinite(value) else "–"
 
 
-def _text(estimate: Estimate, decimals: int, kind: str = "f", signed: bool = False) -> str:
+def _text(estimate: Estimate, decimals: int, sign: str = "") -> str:
     """1.40 [1.20, 1.71]; a dash where there is nothing."""
+    return _span(estimate, lambda value: decimal(value, decimals, sign))
+
+
+def _span(estimate: Estimate, write: Callable[[float], str]) -> str:
     if math.isnan(estimate.value):
         return "–"
-    shape = f"{'+' if signed else ''}.{decimals}{kind}"
-    ends = "" if math.isnan(estimate.low) else f" [{estimate.low:{shape}}, {estimate.high:{shape}}]"
-    return f"{estimate.value:{shape}}{ends}"
+    ends = "" if math.isnan(estimate.low) else f" [{write(estimate.low)}, {write(estimate.high)}]"
+    return f"{write(estimate.value)}{ends}"
