@@ -60,7 +60,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
-    (re.compile(_OWN + r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
+    (re.compile(_OWN + r"([A-Z][A-Z0-9]{0,100}_[A-Z0-9_]{1,100})=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
         re.compile(
             r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|csrf|hf|hub|refresh|session)[-_]?token|session[-_]?id|\btoken|secret)"
@@ -80,7 +80,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{SECRET}",
     ),
-    (re.compile(_OWN + r"((?:[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY)|[A-Za-z]{1,20}-Key): *)\S+"), rf"\1{SECRET}"),
+    (re.compile(_OWN + r"((?:[A-Z][A-Z0-9_]{0,100}(?:TOKEN|SECRET|KEY)|[A-Za-z]{1,20}-Key): *)\S+"), rf"\1{SECRET}"),
     (re.compile(r"(?<![\w-])((?:PASS|pass)[=:])[^\s\"',;]+"), rf"\1{SECRET}"),
     # behind a letter of one program's own
     (
