@@ -20,7 +20,7 @@ from scipy import stats
 
 from hf_optim.study.findings import speedups
 from hf_optim.study.findings.verdicts import word
-from hf_optim.study.folder import stages
+from hf_optim.study.folder import searches, stages
 from hf_optim.study.folder.questions import Register
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.standing import Standing, standing
@@ -93,11 +93,11 @@ def judged(plan: Plan, store: Simulated) -> Standing:
     pieces = Pieces()
     pieces.runs.update({run.id: run for run in plan.runs})
     store.runs, kept = pieces.runs, stages.make_run
-    stages.make_run = pieces.make
+    stages.make_run = searches.make_run = pieces.make
     try:
         return standing(plan, store, Register())
     finally:
-        stages.make_run = kept
+        stages.make_run = searches.make_run = kept
 
 
 # --- what is false, and what is found ---

@@ -16,7 +16,7 @@ from typing import Any
 from study_options import FACTORS, Draw
 
 from hf_optim.experiment.files import own_folder, write_json, write_rows
-from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.searches import validation_metric
 from hf_optim.study.launch.worker import write_failure
 from hf_optim.study.plan.plan import Plan, Run
 

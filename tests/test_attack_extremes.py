@@ -15,6 +15,8 @@ from tuning_fakes import expand, whole
 
 from hf_optim.claims import cells
 from hf_optim.study.plan.plan import Run
+from hf_optim.study.report.ladder import _text
+from hf_optim.study.statistics.intervals import Estimate
 
 TWO = "optimizers: [{name: adamw, lr: 0.1, label: a}, {name: sgd, lr: 0.1, label: b}]\n"
 ONE = "name: s\nseeds: 2\ntasks: [{task: vision, model: mlp, size: smoke, label: A, overrides: {steps: 100}}]\n" + TWO
@@ -175,3 +177,9 @@ def test_settings_without_end_are_not_read(part: str, tmp_path: Path, capsys: py
     many = {f"n{i}": 1.0 for i in range(6000)}
     file.write_text(json.dumps({**json.loads(file.read_text()), part: many if part == "known_losses" else [many]}))
     assert "have more than" in " ".join(told(study, capsys).split())
+
+
+def test_a_number_of_many_digits_stands_with_few() -> None:
+    """A law that is followed far gives 1e148, whose digits filled the page."""
+    assert _text(Estimate(1e148, 0.5, 2e300), 3) == "1.000e+148 [0.500, 2.000e+300]"
+    assert _text(Estimate(-0.25, -1.0, 0.5), 2, "+") == "-0.25 [-1.00, +0.50]"

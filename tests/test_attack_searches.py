@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from attack_parts import command
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, whole
+from tuning_fakes import YAML, expand, good_rate, rate, whole
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.study.findings import expected_best
-from hf_optim.study.folder import stages
+from hf_optim.study.findings.protocol import build
+from hf_optim.study.folder import searches, stages
 from hf_optim.study.folder.results import load
 from hf_optim.study.launch.beginning import prepare
 from hf_optim.study.plan.plan import Plan as Planned
@@ -184,7 +186,8 @@ def test_a_trial_is_made_once_however_many_looks_there_are(tmp_path: Path, monke
     looks = REPEATED.replace("repetitions: [2, 3]", f"repetitions: {list(range(2, 9))}")
     study = whole(expand(looks), tmp_path / "study")
     made: list[object] = []
-    monkeypatch.setattr(stages, "make_run", lambda *args: made.append(args) or make_run(*args))
+    for module in (searches, stages):
+        monkeypatch.setattr(module, "make_run", lambda *args: made.append(args) or make_run(*args))
     loaded = load(study)
     assert loaded.standing.units == 8
     assert len(list(parts(loaded))) > len(loaded.standing.known)
@@ -213,7 +216,7 @@ def test_a_run_that_is_many_trials_is_read_once(tmp_path: Path, monkeypatch: Any
     planned = Planned.from_dict({**plan, "tuning": {**plan["tuning"], "cells": cells}}, "plan.json")
     loaded = load(whole(planned, tmp_path / "study"))
     read: list[str] = []
-    monkeypatch.setattr(loaded.store, "history", lambda run: read.append(run) or [])
+    monkeypatch.setattr(loaded.store, "untrained", lambda run, _: read.append(run) or math.nan)
     expected_best.curves(loaded.plan, loaded.standing.state.searches, loaded.store)
     assert len(read) == len(set(read)) == 3
 
@@ -229,3 +232,72 @@ def test_a_wrapper_in_a_plan_may_wrap_what_is_not_named(base: Any, tmp_path: Pat
     (study / "plan.json").write_text(json.dumps(plan))
     for words in (["report"], ["results"], ["export", "--table", "csv"]):
         assert command(capsys, words[0], study, *words[1:])[0] == 0
+
+
+def damaged_record(folder: Path, trial: searches.Trial) -> None:
+    (folder / "runs" / trial.run.id / "record.json").write_text('{"id":')
+
+
+def damaged_history(folder: Path, trial: searches.Trial) -> None:
+    """A line less moves the medians, and so the names of all trials after them."""
+    file = folder / "runs" / trial.run.id / "history.jsonl"
+    first, _, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([first, '{"step": 25, "val', *rest]))
+
+
+@pytest.mark.parametrize("which", ["chosen", "another"])
+@pytest.mark.parametrize(
+    ("text", "damage"),
+    [
+        (YAML, damaged_record),
+        (YAML.replace("trials: 6", "trials: 6\n  prune: median"), damaged_record),
+        (YAML.replace("trials: 6", "trials: 6\n  prune: median"), damaged_history),
+        (BLOCKS, damaged_record),
+        (REPEATED, damaged_record),
+    ],
+    ids=["plain", "pruned", "history", "blocks", "looks"],
+)
+def test_a_trial_that_cannot_be_read_takes_no_run_from_the_report(
+    text: str, damage: Callable[[Path, searches.Trial], None], which: str, tmp_path: Path, capsys: Any
+) -> None:
+    """All judged runs of all optimizers were then "not run", and their report was written over."""
+    study = whole(expand(text), tmp_path / "study")
+    before = load(study)
+    search = next(s for s in before.standing.state.searches if s.optimizer == "SMARAN" and s.budget == 1)
+    assert search.choice and search.choice.trial
+    chosen = search.choice.trial
+    # the first four make the medians
+    others = (t for t in search.trials[:4] if t.status == "ok" and t.number != chosen.number)
+    trial = chosen if which == "chosen" and damage is damaged_record else next(others)
+    damage(study, trial)
+    after = load(study)
+    state = after.standing.state
+    assert {run.id for run in state.after_tuning} == {run.id for run in before.standing.state.after_tuning}
+    if not state.settled or damage is damaged_record:  # a line less may move no median
+        assert not state.settled and not after.standing.finished and after.standing.judgement is None
+    assert command(capsys, "report", study)[0] == 0
+    assert f"runs/{trial.run.id}/" in (study / "report.html").read_text()
+    assert "not run" not in (study / "table.md").read_text()
+
+
+@pytest.mark.parametrize("first", [{"validation_loss": 0.05}, {"validation_accuracy": -50}, {"validation_accuracy": 1}])
+def test_what_one_optimizers_runs_say_of_the_beginning_is_said_of_no_other(first: Plan, tmp_path: Path) -> None:
+    """One changed number in a run of AdamW's made all rates of SMARAN equally good, or its failures successes."""
+    text = YAML + "sensitivity: {values: [0.1, 0.001], seeds: 2}\n"
+    failing = {"validation_accuracy": 0.1, "validation_loss": 2.3, "test_accuracy": 0.1}
+    study = whole(expand(text), tmp_path / "s", lambda run: failing if rate(run) == 0.1 else good_rate(run))
+
+    def found() -> tuple[Any, ...]:
+        loaded = load(study)
+        protocol = build(loaded)
+        mine = [curve for curve in (*protocol.sensitivity, *protocol.expected) if curve.optimizer == "SMARAN"]
+        return mine, {run.id for run in loaded.plan.runs if run.id in loaded.in_vain and run.optimizer == "SMARAN"}
+
+    before = found()
+    assert len(before[0]) == 2
+    for file in study.glob("runs/*/record.json"):
+        if json.loads(file.read_text())["spec"]["optimizer"]["name"] == "adamw":
+            history = file.with_name("history.jsonl")
+            row, _, rest = history.read_text().partition("\n")
+            history.write_text(json.dumps(json.loads(row) | first) + "\n" + rest)
+    assert found() == before

@@ -31,8 +31,7 @@ from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import figures
 from hf_optim.study.report.charts import style_of
 from hf_optim.study.report.html import render
-from hf_optim.study.report.ladder import _text, section
-from hf_optim.study.statistics.intervals import Estimate
+from hf_optim.study.report.ladder import section
 from hf_optim.tasks.presets import shapes
 
 YAML = """\
@@ -396,9 +395,3 @@ def test_a_rate_that_has_no_logarithm_is_left_out(tmp_path: Path) -> None:
     findings = run_all(expand(text.replace("rates: both", "rates: tuned")), tmp_path / "s")
     assert {rate.optimizer for rate in findings.rates} >= {"Lion"}
     assert all(value > 0 for rate in findings.rates for value, _ in rate.tried)
-
-
-def test_a_number_of_many_digits_stands_with_few() -> None:
-    """A law that is followed far gives 1e148, whose digits filled the page."""
-    assert _text(Estimate(1e148, 0.5, 2e300), 3) == "1.000e+148 [0.500, 2.000e+300]"
-    assert _text(Estimate(-0.25, -1.0, 0.5), 2, "+") == "-0.25 [-1.00, +0.50]"

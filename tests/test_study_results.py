@@ -52,16 +52,6 @@ def test_a_run_in_vain_is_failed_wherever_runs_are_counted(tmp_path: Path, capsy
     ]
 
 
-def test_a_run_in_vain_by_what_another_of_its_seed_measured_names_no_number(tmp_path: Path) -> None:
-    """Its page said "no better than untrained (nan)"."""
-    (vain,) = [run for run in one_in_vain(tmp_path).runs if (run.optimizer, run.seed) == ("SMARAN", 2)]
-    history = tmp_path / "runs" / vain.id / "history.jsonl"
-    rows = [line for line in history.read_text().splitlines() if json.loads(line)["step"]]
-    history.write_text("".join(f"{line}\n" for line in rows))
-    assert main(["report", str(tmp_path)]) == 0
-    assert "no better than untrained.</p>" in (tmp_path / "pages" / f"{vain.id}.html").read_text()
-
-
 def test_means_of_a_comparison_and_counts_of_failures_are_of_the_tables_units(tmp_path: Path) -> None:
     """With a failed run in one of them the mean over runs is another, and so is its share of failures."""
     text = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: 3\n  seeds: 2\n")

@@ -16,7 +16,7 @@ from tuning_fakes import YAML, contents, expand, finish, good_rate, rate, steps,
 from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study.findings import protocol as tuning_report
-from hf_optim.study.folder import changes, pruning, stages
+from hf_optim.study.folder import changes, pruning, searches, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
@@ -170,8 +170,10 @@ def test_failed_trials_count_as_worst_and_ties_go_to_the_lower_loss_then_the_ear
 
 def test_a_lower_metric_is_better_where_the_task_says_so() -> None:
     run = make_run(dict(expand().tasks[0]), "adamw", {"name": "adamw"}, 0)
-    trials = [stages.Trial(i, {}, run, "ok", value, 0.0, 1) for i, value in enumerate((3.0, 1.0, 2.0))]
-    assert stages.best_trial(trials, greater=False).number == 1 and stages.best_trial(trials, greater=True).number == 0
+    trials = [searches.Trial(i, {}, run, "ok", value, 0.0, 1) for i, value in enumerate((3.0, 1.0, 2.0))]
+    assert (
+        searches.best_trial(trials, greater=False).number == 1 and searches.best_trial(trials, greater=True).number == 0
+    )
 
 
 def test_when_every_trial_failed_the_judged_runs_say_so(tmp_path: Path) -> None:
@@ -278,8 +280,8 @@ def test_failed_trials_are_retried_when_asked_and_pruned_ones_are_not(tmp_path: 
             finish(run, tmp_path)
     # A trial whose median has changed since is another run, so not every failed one comes back under its id.
     assert failed & again and not stopped & again & {r.id for r in first_trials(planned, tmp_path)}
-    searches = stages.state(planned, RecordStore(tmp_path)).searches
-    assert all(trial.status in ("ok", "pruned") for search in searches for trial in search.trials)
+    made = stages.state(planned, RecordStore(tmp_path)).searches
+    assert all(trial.status in ("ok", "pruned") for search in made for trial in search.trials)
     import optuna
 
     study = optuna.load_study(study_name=_name(planned, tmp_path, "adamw"), storage=_storage(tmp_path))
@@ -308,8 +310,8 @@ def _storage(folder: Path):
 
 
 def _name(planned: Plan, folder: Path, optimizer: str) -> str:
-    searches = stages.state(planned, RecordStore(folder)).searches
-    return tuning_log.name(next(s for s in searches if s.optimizer == optimizer))
+    made = stages.state(planned, RecordStore(folder)).searches
+    return tuning_log.name(next(s for s in made if s.optimizer == optimizer))
 
 
 def test_the_journal_holds_every_trial_once(tmp_path: Path) -> None:

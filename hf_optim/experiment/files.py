@@ -102,6 +102,12 @@ def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
     return content
 
 
+def read_start(folder: Path, name: str, most: int) -> bytes:
+    """The first `most` bytes of a file of any length, as `read_bytes` opens it."""
+    with _opened(folder, name) as file:
+        return file.read(most)
+
+
 def read_end(folder: Path, name: str, most: int) -> bytes:
     """The last `most` bytes of a file of any length, as `read_bytes` opens it."""
     with _opened(folder, name) as file:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_optim.study.folder.grouping import by_cell
-from hf_optim.study.folder.stages import Search, Trial, validation_metric
+from hf_optim.study.folder.searches import Search, Trial, validation_metric
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -63,15 +63,11 @@ def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[
     tasks = {task["label"]: task for task in plan.tasks}
     own = {plan.tuning_seed(unit) for unit in range(plan.looks[-1])}
     drawn: dict[str, dict[str, dict[int, Curve]]] = {}
-    alike: dict[tuple[str, int], list[Trial]] = {}
-    for search in searches:
-        alike.setdefault((search.task, search.seed), []).extend(search.trials)
     judged = by_cell(plan.runs)
-    before = {key: _before(tasks[key[0]], trials, reader) for key, trials in alike.items() if key[1] in own}
     for search in searches:
-        if search.choice and search.trials and search.seed in own and search.budget == 1:
+        if search.complete and search.trials and search.seed in own and search.budget == 1:
             runs = judged.get((search.task, search.optimizer), [])
-            curve = _curve(tasks[search.task], search, runs, before[search.task, search.seed], reader)
+            curve = _curve(tasks[search.task], search, runs, reader)
             drawn.setdefault(search.task, {}).setdefault(search.optimizer, {})[search.seed] = curve
     shared = {task: set.intersection(*map(set, mine.values())) for task, mine in drawn.items()}
     return [
@@ -98,8 +94,8 @@ def _over_repetitions(each: Sequence[Curve]) -> Curve:
     )
 
 
-def _curve(task: Mapping[str, Any], search: Search, runs: Sequence[Run], before: float, reader: RecordStore) -> Curve:
-    greater = bool(task["primary"]["greater_is_better"])
+def _curve(task: Mapping[str, Any], search: Search, runs: Sequence[Run], reader: RecordStore) -> Curve:
+    greater, before = bool(task["primary"]["greater_is_better"]), _before(task, search.trials, reader)
     known = [t.value for t in search.trials if t.status == "ok"] + ([] if math.isnan(before) else [before])
     floor = (min if greater else max)(known, default=math.nan)
     rows = [(t.value if t.status == "ok" else floor, t) for t in search.trials]
@@ -147,11 +143,8 @@ def _judged(task: Mapping[str, Any], runs: Sequence[Run], reader: RecordStore) -
 
 
 def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: RecordStore) -> float:
-    """The validation value before the first step: the same for all trials of a task with one tuning seed."""
+    """The validation value before the first step: the same for all trials of a search."""
     metric = validation_metric(task)
     # A small space repeats a setting, and so a run: thousands of trials may be one.
-    for run_id in dict.fromkeys(trial.run.id for trial in trials if trial.status):
-        for row in reader.history(run_id):
-            if row.get("step") == 0 and not math.isnan(value := number(row.get(metric))):
-                return value
-    return math.nan
+    known = (reader.untrained(run_id, metric) for run_id in dict.fromkeys(t.run.id for t in trials if t.status))
+    return next((value for value in known if not math.isnan(value)), math.nan)

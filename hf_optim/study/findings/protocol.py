@@ -11,9 +11,9 @@ from typing import Any
 from hf_optim.core import safe_text as safe
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
-from hf_optim.study.folder import stages
 from hf_optim.study.folder.grouping import by_cell
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.searches import Search, Trial, validation_metric
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, flatten
 from hf_optim.study.plan.tuning import distinct
@@ -66,15 +66,15 @@ def build(results: Results) -> Protocol:
     reader = results.store
     seeds = {plan.tuning_seed(unit): unit for unit in range(results.standing.units)}
     main = [s for s in now.searches if s.seed in seeds and s.budget == 1]
-    metrics = {task["label"]: stages.validation_metric(task) for task in plan.tasks}
+    metrics = {task["label"]: validation_metric(task) for task in plan.tasks}
     chosen = tuple(
         _chosen(search, metrics[search.task], seeds[search.seed] + 1 if plan.repetitions else 0, reader)
         for search in main
-        if search.choice
+        if search.choice and (search.complete or search.choice.trial)
     )
     findings = tuple(special_cases.findings(results)) if plan.tuning else ()
     return Protocol(
-        waiting=sum(not search.choice for search in main),
+        waiting=len(main) - len(chosen),
         chosen=chosen,
         expected=tuple(expected_best.curves(plan, now.searches, reader)),
         sensitivity=tuple(sensitivity_curves.curves(plan, now.grid, reader)),
@@ -84,7 +84,7 @@ def build(results: Results) -> Protocol:
     )
 
 
-def _chosen(search: stages.Search, metric: str, repetition: int, reader: RecordStore) -> Chosen:
+def _chosen(search: Search, metric: str, repetition: int, reader: RecordStore) -> Chosen:
     assert search.choice is not None
     best = search.choice.trial
     return Chosen(
@@ -103,7 +103,7 @@ def _chosen(search: stages.Search, metric: str, repetition: int, reader: RecordS
     )
 
 
-def _steps(trial: stages.Trial, reader: RecordStore) -> int:
+def _steps(trial: Trial, reader: RecordStore) -> int:
     steps = number(((reader.record(trial.run.id) or {}).get("time") or {}).get("steps"))
     return 0 if math.isnan(steps) else int(steps)
 

@@ -44,17 +44,12 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
     block, drawn = plan.sensitivity, []
     seeds = plan.seeds[: block["seeds"]]
     cells = by_cell(runs, lambda grid_run: grid_run.run)
-    alike: dict[tuple[str, int], list[GridRun]] = {}
-    for grid_run in runs:
-        alike.setdefault((grid_run.run.task, grid_run.run.seed), []).append(grid_run)
-    # Before the first step the optimizer does not matter, so any run of the seed says it.
-    untrained = {key: _before(mine, reader) for key, mine in alike.items()}
     for task, label, spec in plan.cells():
         mine = cells.get((task["label"], label), [])
         place = rate_key(spec, block["key"])
         if place is None:
             continue
-        before = {seed: untrained.get((task["label"], seed), math.nan) for seed in seeds}
+        before = {seed: _before([g.run for g in mine if g.run.seed == seed], reader) for seed in seeds}
         losses = {(grid_run.value, grid_run.run.seed): _loss(grid_run.run, reader) for grid_run in mine}
         rows = [[losses.get((value, seed)) for seed in seeds] for value in block["values"]]
         kept = [[_kept(x, before[s]) for x, s in zip(row, seeds, strict=True) if x is not None] for row in rows]
@@ -87,13 +82,10 @@ def _loss(run: Run, reader: RecordStore) -> float | None:
     return number(record["metrics"].get("validation_loss")) if record["status"] == "ok" else math.nan
 
 
-def _before(runs: Sequence[GridRun], reader: RecordStore) -> float:
-    for run_id in dict.fromkeys(grid_run.run.id for grid_run in runs):
-        for row in reader.history(run_id):
-            value = number(row.get("validation_loss"))
-            if row.get("step") == 0 and not math.isnan(value):
-                return value
-    return math.nan
+def _before(runs: Sequence[Run], reader: RecordStore) -> float:
+    """The validation loss before the first step: the same for all runs of a seed, of which an optimizer has its own."""
+    known = (reader.untrained(run_id, "validation_loss") for run_id in dict.fromkeys(run.id for run in runs))
+    return next((loss for loss in known if not math.isnan(loss)), math.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -69,7 +69,8 @@ def progress(results: Results) -> str:
     outstanding = (
         counted(len(missing), "run")
         if state.settled
-        else f"{counted(len(open_trials) + waiting, 'trial')}, and the runs after them"
+        else counted(len(open_trials) + waiting, "trial")
+        + ("" if all(search.choice for search in state.searches) else ", and the runs after them")
     )
     before = f"verdicts are those of the look after {stands.judgement.units}" if stands.judgement else "no verdict yet"
     return f"Unfinished: {outstanding} left before the look after {units}; {before}."

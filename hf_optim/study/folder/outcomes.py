@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.searches import validation_metric
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -40,19 +40,10 @@ def arms(plan: Plan, runs: Sequence[Run], store: RecordStore) -> dict[Key, Arm]:
     by_arm: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:
         by_arm.setdefault((run.task, run.optimizer), {}).setdefault(unit_of[run.seed], []).append(run)
-    before: dict[tuple[str, int], float] = {}
-    outcomes = {}
-    for (task, label), units in by_arm.items():
-        outcomes[task, label] = _arm(tasks[task], units, store, before)
-    return outcomes
+    return {(task, label): _arm(tasks[task], units, store) for (task, label), units in by_arm.items()}
 
 
-def _arm(
-    task: Mapping[str, Any],
-    units: Mapping[int, Sequence[Run]],
-    store: RecordStore,
-    before: dict[tuple[str, int], float],
-) -> Arm:
+def _arm(task: Mapping[str, Any], units: Mapping[int, Sequence[Run]], store: RecordStore) -> Arm:
     arm, samples = Arm(), 0
     traces: list[tuple[Any, ...]] = []
     for unit, runs in units.items():
@@ -64,7 +55,7 @@ def _arm(
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = _outcome(task, run, record, store, before)
+            value, gain = _outcome(task, run, record, store)
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -79,45 +70,29 @@ def _arm(
     return arm
 
 
-def _outcome(
-    task: Mapping[str, Any],
-    run: Run,
-    record: Mapping[str, Any],
-    store: RecordStore,
-    before: dict[tuple[str, int], float],
-) -> tuple[float, float]:
-    """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
+def _outcome(task: Mapping[str, Any], run: Run, record: Mapping[str, Any], store: RecordStore) -> tuple[float, float]:
+    """The metric, NaN if the run failed (an error, no number, or no better on validation than before training), and
+    what training gained, NaN where the run's own history does not say: another one's may be anybody's.
+    """
     metrics = record.get("metrics") or {}
     value = number(metrics.get(task["primary"]["name"]))
     if record.get("status", "failed") != "ok" or math.isnan(value):
         return math.nan, math.nan
-    name = validation_metric(task)
-    reached, sign = number(metrics.get(name)), 1 if task["primary"]["greater_is_better"] else -1
-    gain = sign * (reached - _untrained(task, run, store, before))
-    if gain <= 0 and not math.isnan(own := store.untrained(run.id, name)):
-        gain = sign * (reached - own)  # no run is a failure by what another one's history says, which may be anybody's
+    name, sign = validation_metric(task), 1 if task["primary"]["greater_is_better"] else -1
+    gain = sign * (number(metrics.get(name)) - store.untrained(run.id, name))
     return (math.nan if gain <= 0 else value), gain
 
 
 def in_vain(plan: Plan, records: Mapping[str, Mapping[str, Any]], store: RecordStore) -> frozenset[str]:
     """The ids of the plan's runs that ended as they should and are failures all the same, for `IN_VAIN`."""
     tasks = {task["label"]: task for task in plan.tasks}
-    before: dict[tuple[str, int], float] = {}
     vain = set()
     for run in plan.runs:
         task, record = tasks[run.task], records.get(run.id)
-        value, gain = _outcome(task, run, record, store, before) if record else (math.nan, math.nan)
+        value, gain = _outcome(task, run, record, store) if record else (math.nan, math.nan)
         if math.isnan(value) and gain <= 0:
             vain.add(run.id)
     return frozenset(vain)
-
-
-def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:
-    """The validation metric before the first step: measured once a task and seed, as all optimizers begin alike."""
-    key = task["label"], run.seed
-    if math.isnan(before.get(key, math.nan)):
-        before[key] = store.untrained(run.id, validation_metric(task))
-    return before[key]
 
 
 def grain(values: Sequence[float], samples: int) -> float:

@@ -8,62 +8,16 @@ any moment, and several launchers may work in one folder. How many units there a
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import pruning
-from hf_optim.study.folder.store import RecordStore, number
+from hf_optim.study.folder.searches import Key, Search, key_of, known_searches, searched_cells
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan import sensitivity, speedup, tuning, variance
 from hf_optim.study.plan.plan import Plan, Run, make_run
-
-Key = tuple[str, str, int, float]  # task's label, optimizer's label, tuning seed, budget (1 but for a speed-up's)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of an optimizer on a task. `status` is "ok", "failed", "pruned" or "" (no record yet).
-
-    `value` and `loss` are of the validation split at the end of training, NaN unless ok; `steps` those that were made.
-    """
-
-    number: int
-    point: Mapping[str, Any]
-    run: Run
-    status: str
-    value: float
-    loss: float
-    steps: int | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The setting of one optimizer on one task: `trial` is None where nothing was tuned or every trial failed."""
-
-    spec: Mapping[str, Any]
-    trial: Trial | None
-    edges: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Search:
-    """The trials of one optimizer on one task for one tuning seed, as far as they are known; `choice` when all are in.
-    `budget` is 1 but where the baseline is tuned at another one (`speedup`).
-
-    `waiting` counts trials whose specification depends on the records of earlier ones (pruning).
-    """
-
-    task: str
-    optimizer: str
-    seed: int
-    space: Mapping[str, Sequence[Any]]
-    trials: tuple[Trial, ...]
-    waiting: int
-    choice: Choice | None
-    budget: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +55,7 @@ class CarriedRun:
 @dataclass(frozen=True)
 class State:
     """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations`, `budgets` and `carried`
-    are empty until all trials are in (`settled`).
+    are empty until all trials are in (`settled`); where a trial cannot be read, they are those that have a record.
     """
 
     searches: tuple[Search, ...]
@@ -141,15 +95,29 @@ def state(plan: Plan, store: RecordStore, units: int | None = None, before: Stat
     would each go through all trials.
     """
     units, before = plan.looks[-1] if units is None else units, before or _NOTHING
-    searches = tuple(_searches(plan, store, units, before))
-    if not all(search.choice for search in searches):
+    searches = tuple(known_searches(plan, store, units, before.searches))
+    chosen = Chosen({key_of(search): search.choice.spec for search in searches if search.choice})
+    if len(chosen) < len(searches):
         return State(searches, False, (), (), ())
-    chosen = Chosen({_key(search): search.choice.spec for search in searches if search.choice})
-    return _after(plan, searches, chosen, units, before)
+    after = _after(plan, searches, chosen, units, before)
+    return after if all(search.complete for search in searches) else _on_record(after, store)
 
 
-def _key(search: Search) -> Key:
-    return search.task, search.optimizer, search.seed, search.budget
+def _on_record(state: State, store: RecordStore) -> State:
+    """What was run after trials of which one cannot be read any more: of the rest nobody knows what is to be run."""
+
+    def there(run: Run) -> bool:
+        return store.record(run.id) is not None
+
+    return replace(
+        state,
+        settled=False,
+        runs=tuple(filter(there, state.runs)),
+        grid=tuple(entry for entry in state.grid if there(entry.run)),
+        variations=tuple(entry for entry in state.variations if there(entry.run)),
+        budgets=tuple(entry for entry in state.budgets if there(entry.run)),
+        carried=tuple(entry for entry in state.carried if there(entry.run)),
+    )
 
 
 def _after(
@@ -248,7 +216,7 @@ def _whole(plan: Plan, units: int) -> tuple[Counter[str], State]:
     trials: Counter[str] = Counter()
     # Only how many runs there are counts here, so any setting will do for the chosen one.
     chosen: dict[Key, Mapping[str, Any]] = {(*key, plan.tuning_seed(0), 1.0): spec for key, spec in specs.items()}
-    for cell in _cells(plan, units):
+    for cell in searched_cells(plan, units):
         most = len(cell["points"])
         if plan.tuning and plan.tuning["steps"] and plan.tuning["prune"] == "none":
             most = min(most, plan.tuning["steps"] // lengths[cell["task"]])
@@ -257,111 +225,6 @@ def _whole(plan: Plan, units: int) -> tuple[Counter[str], State]:
         first = cell["points"][0] if cell["points"] else {}
         chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
     return trials, _after(plan, (), chosen, units, _NOTHING)
-
-
-def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
-    """The searches of the first so many units, and those of other blocks."""
-    if plan.tuning is None:
-        return
-    later = {plan.tuning_seed(unit) for unit in range(units, plan.looks[-1])} if plan.repetitions else set()
-    later -= {varied.tuning_seed for varied in variance.settings(plan.variance)} if plan.variance else set()
-    yield from (cell for cell in plan.tuning["cells"] if cell["seed"] not in later)
-
-
-def _searches(plan: Plan, store: RecordStore, units: int, before: State) -> Iterator[Search]:
-    entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
-    known = {_key(search): search for search in before.searches}
-    for cell in _cells(plan, units):
-        if over := known.get((cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))):
-            yield over
-            continue
-        assert plan.tuning is not None
-        task, spec = entry[cell["task"], cell["optimizer"]]
-        trials, waiting = _trials(plan.tuning, cell, task, spec, store)
-        choice = None
-        if not waiting and all(trial.status for trial in trials):
-            best = best_trial(trials, task["primary"]["greater_is_better"])
-            point = best.point if best else cell["points"][0] if cell["points"] else {}
-            choice = Choice(tuning.assign(spec, point), best, tuple(tuning.edges(cell["space"], point)) if best else ())
-        yield Search(
-            cell["task"], cell["optimizer"], cell["seed"], cell["space"], tuple(trials), waiting, choice,
-            cell.get("budget", 1.0),
-        )  # fmt: skip
-
-
-def check_measured(plan: Plan, searches: Sequence[Search], store: RecordStore) -> None:
-    """Raise UserError where a search's trials do not record what they are chosen by: no further run would either. Who
-    reads a study takes such a trial for one that failed, as one among others is.
-    """
-    metrics = {task["label"]: validation_metric(task) for task in plan.tasks}
-    for search in searches:
-        metric = metrics[search.task]
-        if any(trial.status == "ok" for trial in search.trials):
-            continue
-        for run in (trial.run for trial in search.trials if trial.status == "failed"):
-            record = store.record(run.id)
-            if record is not None and record["status"] == "ok" and metric not in record["metrics"]:
-                raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
-
-
-def best_trial(trials: Sequence[Trial], greater: bool) -> Trial | None:
-    """The trial with the best validation value (then the lower loss, then the earlier); None if none trained."""
-    fine = [trial for trial in trials if trial.status == "ok"]
-    return min(
-        fine,
-        key=lambda t: (-t.value if greater else t.value, math.inf if math.isnan(t.loss) else t.loss, t.number),
-        default=None,
-    )
-
-
-def _trials(
-    block: Mapping[str, Any],
-    cell: Mapping[str, Any],
-    task: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    store: RecordStore,
-) -> tuple[list[Trial], int]:
-    """The trials that can be told now, and how many points wait for the records of these."""
-    trials: list[Trial] = []
-    spent, greater = 0, task["primary"]["greater_is_better"]
-    metric = validation_metric(task)
-    over = speedup.steps_at(task, cell.get("budget", 1.0))
-    length = over.get("steps", task["steps"])
-    most = None if block["steps"] is None else block["steps"] * cell.get("budget", 1.0)
-    medians: Sequence[Sequence[float]] = ()
-    for i, point in enumerate(cell["points"]):
-        if block["prune"] == "median" and i == pruning.FIRST:
-            if not all(trial.status for trial in trials):
-                return trials, len(cell["points"]) - i
-            whole = [store.history(t.run.id) if t.status == "ok" else None for t in trials]
-            medians = pruning.thresholds(whole, metric, greater, len(cell["points"]))
-        if most is not None and spent + length > most:
-            # A trial that is not finished counts as whole here: if it is stopped early, the next ones fit after all.
-            open_ = any(not trial.status for trial in trials)
-            return trials, len(cell["points"]) - i if open_ else 0
-        run = make_run(task, cell["optimizer"], tuning.assign(spec, point), cell["seed"], over, medians)
-        trial = _outcome(i, point, run, metric, store.record(run.id))
-        trials.append(trial)
-        if block["steps"] is not None:
-            early = trial.steps if trial.status in ("failed", "pruned") else None
-            spent += length if early is None else early
-    return trials, 0
-
-
-def _outcome(i: int, point: Mapping[str, Any], run: Run, metric: str, record: Mapping[str, Any] | None) -> Trial:
-    if record is None:
-        return Trial(i, point, run, "", math.nan, math.nan, None)
-    count = number((record.get("time") or {}).get("steps"))
-    steps = None if math.isnan(count) else int(count)
-    if record.get("status") != "ok":
-        return Trial(i, point, run, "pruned" if record.get("pruned") else "failed", math.nan, math.nan, steps)
-    value, loss = number(record["metrics"].get(metric)), number(record["metrics"].get("validation_loss"))
-    return Trial(i, point, run, "failed" if math.isnan(value) else "ok", value, loss, steps)
-
-
-def validation_metric(task: Mapping[str, Any]) -> str:
-    """The task's primary metric on the validation split."""
-    return f"validation_{str(task['primary']['name']).removeprefix('test_')}"
 
 
 def run_count(plan: Plan) -> int:

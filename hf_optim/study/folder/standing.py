@@ -47,13 +47,16 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
         now = state(plan, store, units, before)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
         judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
-        if not now.settled and before is not None:
+        damaged = not now.settled and all(
+            search.choice for search in now.searches
+        )  # no trial of these is still to come
+        if not now.settled and not damaged and before is not None:
             now = replace(before, searches=now.searches, settled=False)
         outcomes = arms(plan, now.runs, store)
         if judged:
             judgement = judge(plan, outcomes, plan.looks[: index + 1], register)
         last = units == plan.looks[-1]
-        if not complete or last or (judgement is not None and judgement.decided):
+        if last or not (complete or damaged) or (judgement is not None and judgement.decided):
             return Standing(now, units, judgement, outcomes, complete, register)
         before = now
     raise AssertionError("a plan has looks")

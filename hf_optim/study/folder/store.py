@@ -19,6 +19,8 @@ from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
 
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
+#: bytes of a history in which its first steps are
+BEGINNING = 1 << 15
 _SCALAR = (str, float, bool, None)
 #: a record as `experiment.outcome` and `launch.worker` make it; what a later version adds is let be
 SHAPE = {
@@ -166,12 +168,25 @@ class RecordStore:
     def untrained(self, run_id: str, metric: str) -> float:
         """A metric of the validation split before the first step; NaN where it was not measured."""
         if run_id not in self._untrained:
-            rows = self.history(run_id)
+            rows = self._first_rows(run_id)
             if not rows:
                 return math.nan
             before = itertools.takewhile(lambda row: row.get("step") == 0, rows)  # rows ascend
             self._untrained[run_id] = {k: v for row in reversed([*before]) for k, v in row.items()}  # the first counts
         return number(self._untrained[run_id].get(metric))
+
+    def _first_rows(self, run_id: str) -> list[dict[str, Any]]:
+        """The rows of a run's history as far as step 0 needs them: reading all of thousands of runs takes a minute."""
+        name = (self.record(run_id) or {}).get("history")
+        if not isinstance(name, str):
+            return []
+        try:
+            start = files.read_start(self.folder, f"runs/{run_id}/{name}", BEGINNING)
+            *lines, _ = start.decode("utf-8", errors="replace").splitlines(keepends=True) or [""]
+            rows, damaged = _rows(lines)
+        except (OSError, ValueError):
+            return self.history(run_id)  # which says what is wrong
+        return self.history(run_id) if damaged or all(row.get("step") == 0 for row in rows) else rows
 
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:

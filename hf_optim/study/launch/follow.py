@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import State, check_measured, validation_metric
+from hf_optim.study.folder.searches import check_measured, validation_metric
+from hf_optim.study.folder.stages import State
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log

@@ -20,7 +20,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.files import LARGEST
 from hf_optim.study.folder import aside
 from hf_optim.study.folder.locks import alone
-from hf_optim.study.folder.stages import Search, Trial
+from hf_optim.study.folder.searches import Search, Trial
 from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan
 

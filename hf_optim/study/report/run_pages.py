@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.resources import files
@@ -15,7 +14,7 @@ from hf_optim.experiment.files import own_folder, read_bytes, read_end, remove, 
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.results import Results, describe
-from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.searches import validation_metric
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.report import samples
@@ -64,8 +63,7 @@ def _counts(results: Results, run: Run, record: Mapping[str, Any]) -> str:
         return ""
     metric = validation_metric(next(task for task in results.plan.tasks if task["label"] == run.task))
     before, after = results.store.untrained(run.id, metric), _text(record["metrics"].get(metric))
-    own = "" if math.isnan(before) else f" ({_text(before)})"  # else another run of the seed has measured it
-    told = f"It counts as failed: {metric} is {after}, no better than untrained{own}."
+    told = f"It counts as failed: {metric} is {after}, no better than untrained ({_text(before)})."
     return f'<p class="bad">{escape(told)}</p>'
 
 

@@ -12,7 +12,7 @@ from hf_optim.study.findings.cells import spread
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
-from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.searches import validation_metric
 from hf_optim.study.report.pieces import coded
 
 
