@@ -20,7 +20,9 @@ from study_fakes import make_study, replan
 import hf_optim
 from hf_optim.commands.main import main
 from hf_optim.study import conduct
-from hf_optim.study.report import pieces
+from hf_optim.study.findings import table
+from hf_optim.study.folder import results as records
+from hf_optim.study.report import pieces, summary
 
 ODD = ("[/x]", "[link=http://e.vil]hi[/link]", ":smile: [red]r")
 CODES = ("\x1b", "\x07", "\u202e")
@@ -238,3 +240,27 @@ def test_a_folders_name_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
                   ["export", folder, "--figure", "svg"]):  # fmt: skip
         code, out, _ = command(capsys, *words)
         assert code == 0 and "a Report: mine" in out and "\nReport: mine" not in out
+
+
+@pytest.mark.parametrize("family", ["tasks", "score"])
+def test_no_label_is_a_word_of_the_reports_own(tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verdicts were coloured, and code was set, wherever the finished sentences held what looks like either."""
+    labels, tasks = ("adamw", "mine: better", "x: worse"), ("T `code`: better", "T: equivalent", "U")
+    study = make_study(tmp_path / "study", labels, tasks=tasks, seeds=5)
+
+    def later(plan: dict) -> None:
+        plan["family"] = family
+        for number, task in enumerate(plan["tasks"]):
+            task["seed_shift"] = 100_000 * number  # tasks of a score have seeds of their own
+
+    replan(study, later)
+    assert command(capsys, "report", study)[0] == 0
+    results = records.load(study)
+    said = summary.sentences(results, table.build(results))
+    page = (study / "report.html").read_text()
+    assert all(text in page for text in said)
+    marked = re.findall(r'<span class="([a-z]+)">([a-z]+)</span>', " ".join(said))
+    assert marked == [("undecided", "undecided")] * 6  # of each of two optimizers on each task
+    assert "<code>code" not in page and "mine: better with these settings" in page
+    note = "Judged by tasks: no score: what the baseline gains by training on T `code`: better is not known"
+    assert any(note in text for text in said) == (family == "score")

@@ -30,23 +30,33 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """One sentence for every optimizer that is not the baseline, as plain text: the score's where that is the family,
     else one with a part for each task. None before the first planned look.
     """
+    return ["".join(map("".join, parts)) for parts in in_parts(results, tables)]
+
+
+def in_parts(results: Results, tables: Sequence[TaskTable]) -> list[list[tuple[str, str]]]:
+    """The sentences, each as what leads to a finding, and the finding, which begins with its verdict: who marks that
+    need not look for it in a text that holds labels.
+    """
     judgement, plan = results.standing.judgement, results.plan
     if judgement is None:
         return []
     labels = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
-    if judgement.family == "score":
-        return [
-            _whole(results, label, f"{_against(plan, label)} over all tasks: {_score(results, tables, label)}.")
-            for label in labels
-            if label in judgement.scores
-        ]
     said = []
     for label in labels:
-        rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
-        parts = [f"on {table.task}{_size(table)}: {part(results, table, row)}" for table, row in rows]
-        if parts:
+        if judgement.family == "score":
+            asked = label in judgement.scores
+            parts = [(" over all tasks: ", _score(results, tables, label))] if asked else []
+        else:
+            rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
             over = _tally([row.comparison for _, row in rows]) if len(rows) > FEW else ""
-            said.append(_whole(results, label, f"{_against(plan, label)} {over}{'. And '.join(parts)}."))
+            leads = [f" {over}", *[". And "] * len(rows)]
+            parts = [
+                (f"{lead}on {table.task}{_size(table)}: ", part(results, table, row))
+                for lead, (table, row) in zip(leads, rows, strict=False)
+            ]
+        if parts:
+            warned = " ".join(filter(None, (".", unlike(results, label))))
+            said.append([(_against(plan, label), ""), *parts, (warned, "")])
     return said
 
 
@@ -244,11 +254,6 @@ def _fisher(c: Comparison) -> str:
 
 def _against(plan: Plan, label: str) -> str:
     return f"{naming.named(plan, label)} against {naming.named(plan, plan.baseline)}"
-
-
-def _whole(results: Results, label: str, sentence: str) -> str:
-    """A verdict's sentence, with the one that warns of unequal tuning behind it."""
-    return " ".join(filter(None, (sentence, unlike(results, label))))
 
 
 def unlike(results: Results, label: str) -> str:

@@ -68,11 +68,13 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """What the first screen says, as HTML."""
     texts = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
     texts += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
-    best, judged = [_best(table) for table in tables], [_marked(text) for text in verdicts.sentences(results, tables)]
+    best = [_best(table) for table in tables]
+    judged = ["".join(escape(lead) + _marked(found) for lead, found in x) for x in verdicts.in_parts(results, tables)]
     texts += [*judged, *best] if results.plan.family == "score" else [*best, *judged]  # there, tasks are description
     if results.plan.looks[-1] == 1:
         texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
-    texts.append(coded(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
+    looked, scope = escape(verdicts.looked(results)), coded(naming.scope(results.plan))
+    texts.append(f"{looked} {scope} {escape(verdicts.scope(tables))}")
     doubts = [text.removeprefix("warning: ") for text in lines(results.plan) if text.startswith("warning: ")]
     texts += [escape(f"The design: {text}.") for text in doubts]
     return texts
@@ -128,12 +130,10 @@ def _gain_known(results: Results, table: TaskTable) -> bool:
     )
 
 
-def _marked(text: str) -> str:
-    """A sentence with its verdicts in colour."""
-    marked = escape(text)
-    for word in verdicts.VERDICTS:
-        marked = marked.replace(f": {word}", f': <span class="{word}">{word}</span>')
-    return marked
+def _marked(found: str) -> str:
+    """A finding, with the verdict that it begins with in colour."""
+    word = next((word for word in verdicts.VERDICTS if found.startswith(word)), "")
+    return (f'<span class="{word}">{word}</span>' if word else "") + escape(found.removeprefix(word))
 
 
 def _best(table: TaskTable) -> str:
