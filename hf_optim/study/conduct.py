@@ -309,9 +309,10 @@ def _show_change(change: changes.Change | None, console: Console) -> None:
 
 
 def _show_question(folder: Path, console: Console) -> None:
-    asked = questions.read(folder).digest
-    text = f"question {asked[:12]}" if asked else "question not registered: the folder was begun before questions were"
-    safe.say(console, text)
+    register = questions.read(folder)
+    why = register.unread or "the folder was begun before questions were"
+    asked = register.digest[:12]
+    safe.say(console, f"question {asked}" if asked else f"question not registered: {why}")
 
 
 def _show_costs(plan: planning.Plan, card: Card | None, console: Console, jobs: int) -> None:

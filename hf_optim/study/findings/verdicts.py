@@ -104,12 +104,14 @@ def looked(results: Results) -> str:
 
 
 def changed(results: Results) -> list[str]:
-    """What became of the question after results were known, in words; what the plan has left out of it, and whose runs
-    cannot be compared.
+    """What became of the question after results were known, in words, and what cannot be read of it; what the plan has
+    left out of it, and whose runs cannot be compared.
     """
-    told = [
+    register = results.standing.register
+    told = [f"{register.unread}: what was asked before may be untold."] if register.unread else []
+    told += [
         f"Changed after results were known: {c.words}{'' if c.added else '; what it touches is exploratory'}."
-        for c in results.standing.register.changes
+        for c in register.changes
     ]
     return told + _left_out(results) + _other_data(results) + _other_code(results)
 

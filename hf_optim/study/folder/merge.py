@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,8 @@ def merge(
         "set_aside": set_aside,
         "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
     }
+    registers = [(name, results.standing.register) for name, results in loaded]
+    unread = [json.dumps(questions.untold(f"{name}: {r.unread}")) + "\n" for name, r in registers if r.unread]
     count = sum(len(results.records) for _, results in loaded)
     with new_folder(into) as copied:
         try:
@@ -263,7 +266,7 @@ def merge(
             if len(yamls) == 1 and (common := yamls.pop()):
                 write_atomically(copied, "study.yaml", common)
             write_json(copied, "plan.json", plan.to_dict())
-            if asked := questions.shared(folders, plan):
+            if asked := "".join(unread) + questions.shared(folders, plan):
                 write_atomically(copied, questions.FILE, asked)
             if text := questions.together(copied, plan, count, changed):
                 write_atomically(copied, questions.FILE, text)

@@ -67,18 +67,18 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
     histories = {name: store.history(name) for name in records}
     yaml, told = _yaml(study)
     plan = read_plan(study).to_dict()
-    lines, brought = questions.kept(study)
-    said = strings([plan, records, histories, lines, [change.words for change in brought]])
+    register = questions.kept(study)
+    said = strings([plan, records, histories, register.lines, [change.words for change in register.changes]])
     scrubber = Scrubber(itertools.chain([yaml], said, _generated(store, records)), _words(source.plan))
     told += [f"{name} is a word of the study too, and stays" for name in scrubber.kept]
-    told += [f"left out: {why}" for why in store.unreadable.values()]
+    told += [f"left out: {why}" for why in (*store.unreadable.values(), register.unread) if why]
 
     with new_folder(into) as copied:
         ids = _ids(plan, records, scrubber.scrub)
         put = _put(ids, scrubber.scrub)
         files.own_folder(copied, "runs")
         files.write_json(copied, "plan.json", changed(plan, put))
-        _write_question(lines, brought, copied, scrubber.scrub)
+        _write_question(register, copied, scrubber.scrub)
         if yaml:
             told += _write_yaml(copied, yaml, scrubber.scrub)
         for name, record in records.items():
@@ -168,19 +168,14 @@ def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[st
     return []
 
 
-def _write_question(
-    lines: Sequence[Mapping[str, Any]],
-    brought: Sequence[questions.Change],
-    folder: Path,
-    scrub: Callable[[str], str],
-) -> None:
+def _write_question(register: questions.Kept, folder: Path, scrub: Callable[[str], str]) -> None:
     """The register of the question, each line with the digest of what stands there now."""
-    rows = []
-    for row in lines:
+    rows = [questions.untold(register.unread)] if register.unread else []
+    for row in register.lines:
         asked = changed(row["question"], scrub)
         rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
-    if brought:
-        rows.append({"changed": [changed(asdict(change), scrub) for change in brought]})
+    if register.changes:
+        rows.append({"changed": [changed(asdict(change), scrub) for change in register.changes]})
     if rows:
         files.write_rows(folder, questions.FILE, rows)
 

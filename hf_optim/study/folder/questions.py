@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
+from hf_optim.core.wording import counted
 from hf_optim.experiment.files import Refused, check_count, check_text, parse_json, read_text, write_atomically
 from hf_optim.study.folder.store import recorded
 from hf_optim.study.plan.plan import Plan, flatten
@@ -52,13 +52,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Register:
-    """The question and what became of it; `digest` is empty where none was registered."""
+    """The question and what became of it; `digest` is empty where none was registered. `unread` says what of it cannot
+    be read, empty where all can.
+    """
 
     digest: str = ""
     time: str = ""
     records: int = 0
     changes: tuple[Change, ...] = ()
     generations: Mapping[str, int] = field(default_factory=dict)
+    unread: str = ""
 
     def generation(self, optimizer: str) -> int:
         """0 for those of the first question, 1 for those that were added next, and so on."""
@@ -72,6 +75,19 @@ class Register:
             if c.added is None and c.task in (None, task) and c.optimizer in (None, optimizer)
         ]
         return (*words[:MOST_WORDS], *([f"and {len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS else []))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands in a register: the lines that are ours (of the shape that is written here, and with the digest of
+    their question), and what was changed in the studies that were merged into its folder. `texts` are all lines as they
+    stand, but for the latter, and `unread` says what cannot be read.
+    """
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    unread: str = ""
 
 
 def question(plan: Plan) -> dict[str, Any]:
@@ -159,25 +175,26 @@ def register(folder: Path, plan: Plan, records: int) -> str:
     """
     if text := together(folder, plan, records):
         write_atomically(folder, FILE, text)
-    lines, _ = kept(folder)
+    lines = kept(folder).lines
     return str(lines[-1]["sha256"]) if lines else ""
 
 
 def together(folder: Path, plan: Plan, records: int, brought: Sequence[Change] = ()) -> str:
     """What is to stand in the file of `folder` once the plan's question, and what was changed in the studies that are
-    merged there, are written down; empty where nothing is new. Raises OSError, `Refused` for more than is read again.
+    merged there, are written down; empty where nothing is new. What cannot be read there stays: a later version may
+    have written it. Raises OSError, `Refused` for more than is read again.
     """
     asked = question(plan)
-    key, (lines, known) = digest(asked), kept(folder)
-    new = [change for change in dict.fromkeys(brought) if change not in known]
-    unknown = lines[-1]["sha256"] != key if lines else not records
+    key, known = digest(asked), kept(folder)
+    new = [change for change in dict.fromkeys(brought) if change not in known.changes]
+    unknown = known.lines[-1]["sha256"] != key if known.lines else not records
     if not (new or unknown):
         return ""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entries = [*lines, *([{"sha256": key, "time": now, "records": records, "question": asked}] if unknown else [])]
-    changed = [*known, *new]
+    entries = [{"sha256": key, "time": now, "records": records, "question": asked}] if unknown else []
+    changed = [*known.changes, *new]
     entries += [{"changed": [asdict(change) for change in changed]}] if changed else []
-    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    text = "".join(line + "\n" for line in (*known.texts, *map(json.dumps, entries)))
     check_text(FILE, text)
     return text
 
@@ -186,22 +203,30 @@ def shared(folders: Sequence[Path], plan: Plan) -> str:
     """The line of the plan's question, as it was written last of all, where each of the folders has it for its own;
     empty where one has not.
     """
-    lines = [kept(folder)[0] for folder in folders]
+    lines = [kept(folder).lines for folder in folders]
     if not all(own and own[-1]["sha256"] == digest(question(plan)) for own in lines):
         return ""
     return json.dumps(max((own[-1] for own in lines), key=lambda line: str(line["time"]))) + "\n"
+
+
+def untold(why: str) -> dict[str, Any]:
+    """The line that stands for what cannot be read in a register that another one is made from. It cannot be read
+    either, so that whoever has the other one is told, too.
+    """
+    return {"unreadable": why}
 
 
 def read(folder: Path, plan: Plan | None = None) -> Register:
     """The register of a study's folder; with its `plan`, what this asks and nobody has registered is a change like any
     other: it was written into plan.json alone.
     """
-    lines, told = kept(folder)
+    known = kept(folder)
+    lines = known.lines
     if plan is not None and lines and lines[-1]["sha256"] != (key := digest(question(plan))):
         asked = json.loads(json.dumps(question(plan)))  # lists, as in a file
-        known = int(bool(recorded(folder)))
-        lines.append({"sha256": key, "time": lines[-1]["time"], "records": known, "question": asked})
-    return registered(lines, told)
+        judged = int(bool(recorded(folder)))
+        lines = [*lines, {"sha256": key, "time": lines[-1]["time"], "records": judged, "question": asked}]
+    return replace(registered(lines, known.changes), unread=known.unread)
 
 
 def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()) -> Register:
@@ -230,25 +255,32 @@ def _few(changed: list[Change]) -> list[Change]:
     return [*changed[:MOST], Change(f"and {more:,} further changes")] if more > 0 else changed
 
 
-def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
-    """The lines that are ours (of the shape that is written here, and with the digest of their question), and what was
-    changed in the studies that were merged into `folder`.
-    """
-    entries = _entries(folder)
-    lines = [entry for entry in entries if shape.fits(entry, SHAPE) and digest(entry["question"]) == entry["sha256"]]
-    told = [change for entry in entries if shape.fits(entry, BROUGHT) for change in entry["changed"]]
-    keys = [one.name for one in fields(Change)]
-    return lines, _few([Change(**{key: change[key] for key in keys}) for change in told])
-
-
-def _entries(folder: Path) -> list[Any]:
+def kept(folder: Path) -> Kept:
+    """The register of `folder`; OSError where the disk does not say what stands there: nothing is written over it."""
     try:
         text = read_text(folder, FILE)
         check_count(text)
-    except (FileNotFoundError, NotADirectoryError, Refused, ValueError):
-        return []  # where the disk does not say what stands there, nothing is written over it
-    entries = []
-    for line in text.splitlines():
-        with suppress(ValueError):
-            entries.append(parse_json(line))
-    return entries
+    except (FileNotFoundError, NotADirectoryError):
+        return Kept()
+    except (Refused, ValueError) as error:
+        return Kept(unread=f"{FILE} cannot be read ({error.strerror if isinstance(error, Refused) else error})")
+    lines, told, texts = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
+    for line in filter(str.strip, text.splitlines()):
+        entry = _parsed(line)
+        if shape.fits(entry, BROUGHT):
+            told += entry["changed"]
+            continue
+        texts.append(line)
+        if shape.fits(entry, SHAPE) and digest(entry["question"]) == entry["sha256"]:
+            lines.append(entry)
+    keys = [key.name for key in fields(Change)]
+    brought = [Change(**{key: one[key] for key in keys}) for one in told]
+    damaged = len(texts) - len(lines)
+    return Kept(lines, _few(brought), texts, f"{counted(damaged, 'line')} of {FILE} cannot be read" if damaged else "")
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError:
+        return None

@@ -1,0 +1,85 @@
+"""A stranger's register of what a study asked: lines that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from study_fakes import make_study, replan
+
+from hf_optim.commands.main import main
+from hf_optim.core import safe_text
+from hf_optim.study import conduct
+from hf_optim.study.folder import questions
+from hf_optim.study.folder import results as records
+
+UNTOLD = "of questions.jsonl cannot be read: what was asked before may be untold."
+#: what becomes of the first of two lines
+DAMAGE = {
+    "a letter less": lambda line: line.replace('"smaran"', '"maran"', 1),
+    "half of it": lambda line: line[: len(line) // 2],
+    "a later version's": lambda line: json.dumps({"format": 2, "asked": json.loads(line)["question"]}),
+    "another digest": lambda line: line.replace(json.loads(line)["sha256"], "0" * 64),
+    "none of ours": lambda line: "5",
+}
+
+
+def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """What the report of a folder says of its register, in the terminal and on every page alike."""
+    assert main(["report", str(folder)]) == 0
+    places = [capsys.readouterr().out, *((folder / name).read_text() for name in ("report.html", "statistics.md"))]
+    said = [set(re.findall(r"(?:\d+ lines? of )?questions\.jsonl cannot be read[^.]*\.", text)) for text in places]
+    assert said[0] == said[1] == said[2]
+    return said[0]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_line_that_cannot_be_read_is_told_and_kept(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With it went the change of the question that it would have told, without a word."""
+    study = make_study(tmp_path / "study")
+    plan = records.load(study).plan
+    for asked, judged in ((replace(plan, baseline="smaran"), 0), (plan, 9)):
+        questions.register(study, asked, judged)
+    first, last = (study / questions.FILE).read_text().splitlines()
+    (study / questions.FILE).write_text(f"{first}\n\n{last}\n")
+    assert told(study, capsys) == set()
+    assert [change.words for change in questions.read(study).changes] == ["baseline: smaran became adamw"]
+    line = DAMAGE[damage](first)
+    (study / questions.FILE).write_text(f"{line}\n{last}\n")
+    assert told(study, capsys) == {f"1 line {UNTOLD}"}
+    # going on, a merge and a published copy lose it no more than that
+    replan(study, lambda plan: plan.update(margin={"MLP": 0.05}))
+    questions.register(study, records.load(study).plan, 9)
+    kept = (study / questions.FILE).read_text().splitlines()
+    assert kept[:2] == [line, last] and len(kept) == 3
+    assert "MLP: margin: none became 0.05" in {change.words for change in questions.read(study).changes}
+    assert main(["results", str(study), "--merge", str(tmp_path / "merged")]) == 0
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 0
+    assert "left out: 1 line of questions.jsonl cannot be read" in capsys.readouterr().out
+    for folder in ("study", "merged", "public"):
+        assert told(tmp_path / folder, capsys) == {f"1 line {UNTOLD}"}
+
+
+def test_a_register_that_cannot_be_read_at_all_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study")
+    assert told(study, capsys) == set()  # of before
+    file = study / questions.FILE
+    file.write_text("")
+    assert told(study, capsys) == set()
+    file.write_text("{\n5\n")
+    assert told(study, capsys) == {f"2 lines {UNTOLD}"}
+    conduct._show_question(study, safe_text.console())
+    assert capsys.readouterr().out == "question not registered: 2 lines of questions.jsonl cannot be read\n"
+    file.write_bytes(b"\xff\n")
+    assert "can't decode byte 0xff" in questions.read(study).unread
+    file.unlink()
+    file.symlink_to(study / "plan.json")
+    why = "questions.jsonl cannot be read (is a link, which is not followed): what was asked before may be untold."
+    assert told(study, capsys) == {why}
+    assert main(["results", str(study), "--merge", str(tmp_path / "merged")]) == 0
+    assert told(tmp_path / "merged", capsys) == {f"1 line {UNTOLD}"}
