@@ -1,4 +1,4 @@
-"""A stranger's register of what a study asked: lines that cannot be read."""
+"""A stranger's register of what a study asked: lines that cannot be read, and texts without end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from study_fakes import make_study, replan
 
 from hf_optim.commands.main import main
 from hf_optim.core import safe_text
+from hf_optim.core.shape import Each, Text, check_shape
+from hf_optim.errors import UserError
 from hf_optim.study import conduct
 from hf_optim.study.folder import questions
 from hf_optim.study.folder import results as records
@@ -83,3 +85,52 @@ def test_a_register_that_cannot_be_read_at_all_is_told(tmp_path: Path, capsys: p
     assert told(study, capsys) == {why}
     assert main(["results", str(study), "--merge", str(tmp_path / "merged")]) == 0
     assert told(tmp_path / "merged", capsys) == {f"1 line {UNTOLD}"}
+
+
+def test_names_in_a_register_are_as_short_as_a_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task's name of some megabytes was as many in the terminal and in the report, and 2,000 changes were 40 MB."""
+    study = make_study(tmp_path / "study")
+    plan = records.load(study).plan
+    for long, fine in (("x" * 200, True), ("x" * 201, False), ("x" * 3_000_000, False)):
+        for change in (
+            lambda asked, name: asked["tasks"].update({name: {}}),
+            lambda asked, name: asked["optimizers"].update({name: {}}),
+            lambda asked, name: asked["optimizers"]["adan"].update({name: {}}),
+            lambda asked, name: asked.update(baseline=name),
+        ):
+            asked = json.loads(json.dumps(questions.question(plan)))
+            change(asked, long)
+            line = {"sha256": questions.digest(asked), "time": "", "records": 0, "question": asked}
+            (study / questions.FILE).write_text(json.dumps(line) + "\n")
+            assert (questions.read(study).unread == "") == fine
+        for key in ("task", "optimizer", "added"):
+            brought = {"words": "w", "task": None, "optimizer": None, "added": None, key: long}
+            (study / questions.FILE).write_text(json.dumps({"changed": [brought]}) + "\n")
+            assert (questions.read(study).unread == "") == fine
+    assert told(study, capsys) == {f"1 line {UNTOLD}"}
+
+
+def test_changes_are_told_in_words_that_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was brought, and the names of settings within settings, which made gigabytes of a file of one."""
+    study = make_study(tmp_path / "study")
+    asked = json.loads(json.dumps(questions.question(records.load(study).plan)))
+    asked["tasks"]["MLP"]["options"] = {"k" * 1_000_000: {"a": {f"n{n}": n for n in range(1000)}}}
+    line = {"sha256": questions.digest(asked), "time": "", "records": 0, "question": asked}
+    brought = {"words": "w" * 20_000, "task": None, "optimizer": None, "added": None}
+    rows = [line, {"changed": [brought | {"words": f"{n} {'w' * 19_000}"} for n in range(1000)]}]
+    (study / questions.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert told(study, capsys) == set()
+    words = [change.words for change in records.load(study).standing.register.changes]
+    assert len(words) == questions.MOST and max(map(len, words)) == questions.LONGEST
+    assert words[-1].startswith("MLP: options.kkkk") and words[-1].endswith("...: 999 became none")
+    assert (study / "report.html").stat().st_size < 3_000_000
+
+
+def test_a_key_is_no_longer_than_other_texts() -> None:
+    for key, keys, said in (
+        ("x" * 20_001, str, "metrics: a key: expected a text, got a text of 20001 characters"),
+        ("xyz", Text(2), "metrics: a key: expected a text of at most 2 characters, got 'xyz'"),
+    ):
+        check_shape({key[1:]: 0.5}, Each(float, keys), "metrics")
+        with pytest.raises(UserError, match=f"^{said}$"):
+            check_shape({key: 0.5}, Each(float, keys), "metrics")

@@ -2,8 +2,8 @@
 
 A shape is a type; a tuple of shapes, one of which must fit, in which a text stands for itself and None for null; a list
 of one shape, for every entry; a mapping from keys to shapes, where a key that ends in "?" may be missing and further
-keys are let be; or `Each(shape)`, for every value of a mapping. `int` is below 2**63, `float` any number below
-`FARTHEST`, and no truth value is either.
+keys are let be; `Each(shape)`, for every value of a mapping; or `Text(most)`. `int` is below 2**63, `float` any number
+below `FARTHEST`, and no truth value is either.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ CLOSEST = 1 / FARTHEST  # to 0, and not taken for it
 
 
 @dataclass(frozen=True)
+class Text:
+    """A text of at most `most` characters."""
+
+    most: int
+
+
+@dataclass(frozen=True)
 class Each:
-    """The shape of every value of a mapping whose keys are texts."""
+    """The shape of every value of a mapping, and of its keys, which are texts."""
 
     shape: Any
+    keys: Any = str
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -52,12 +60,14 @@ def fits(value: Any, shape: Any) -> bool:
         return value is None if shape is None else bool(value == shape)
     if isinstance(shape, tuple):
         return any(fits(value, option) for option in shape)
+    if isinstance(shape, Text):
+        return isinstance(value, str) and len(value) <= shape.most
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
     if not isinstance(value, dict):
         return False
     if isinstance(shape, Each):
-        return all(isinstance(key, str) and fits(entry, shape.shape) for key, entry in value.items())
+        return all(fits(key, shape.keys) and fits(entry, shape.shape) for key, entry in value.items())
     for key, inner in shape.items():
         name = key.removesuffix("?")
         if name in value:
@@ -88,6 +98,8 @@ def _first(value: Any, shape: Any, place: str) -> tuple[str, str]:
                 return _first(entry, shape[0], f"{place}[{i}]")
     if isinstance(shape, Each) and isinstance(value, dict):
         for key, entry in value.items():
+            if not fits(key, shape.keys):
+                return _first(key, shape.keys, f"{place}: a key")
             if not fits(entry, shape.shape):
                 return _first(entry, shape.shape, f"{place}.{str(key)[:40]}")
     if isinstance(shape, dict) and isinstance(value, dict):
@@ -109,6 +121,8 @@ def _words(shape: Any) -> str:
         return {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}.get(
             shape, "a list"
         )
+    if isinstance(shape, Text):
+        return f"a text of at most {shape.most} characters"
     if isinstance(shape, tuple):
         return either(dict.fromkeys(_words(option) for option in shape))
     return "null" if shape is None else repr(shape) if isinstance(shape, str) else _words(_kind(shape))

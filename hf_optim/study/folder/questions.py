@@ -10,32 +10,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core import shape
-from hf_optim.core.shape import Each
+from hf_optim.core.shape import Each, Text
 from hf_optim.core.wording import counted
 from hf_optim.experiment.files import Refused, check_count, check_text, parse_json, read_text, write_atomically
 from hf_optim.study.folder.store import recorded
-from hf_optim.study.plan.plan import Plan, flatten
+from hf_optim.study.plan.extent import LONGEST_NAME
+from hf_optim.study.plan.plan import Plan
 
 FILE = "questions.jsonl"
+#: as in a plan: each change is called by labels
+LABEL = Text(LONGEST_NAME)
 SHAPE = {
     "sha256": str,
     "time": str,
     "records": int,
-    "question": {"baseline": str, "looks": [int], "tasks": Each({}), "optimizers": Each(Each({}))},
+    "question": {
+        "baseline": LABEL,
+        "looks": [int],
+        "tasks": Each({}, LABEL),
+        "optimizers": Each(Each({}, LABEL), LABEL),
+    },
 }
 #: the line of what was changed in studies that were merged
-BROUGHT = {"changed": [{"words": str, "task": (str, None), "optimizer": (str, None), "added": (str, None)}]}
+BROUGHT = {"changed": [{"words": str, "task": (LABEL, None), "optimizer": (LABEL, None), "added": (LABEL, None)}]}
 #: changes that a verdict names; all stand once in the report
 MOST_WORDS = 20
 #: changes of a folder; each comparison asks all of them whether they touch it
 MOST = 2000
+#: letters of one: two labels, a setting with two values, and the names of studies that were merged
+LONGEST = 1000
 #: of a task's entry: what says which data are judged how
 TASK = ("task", "model", "size", "data", "schedule", "schedules", "overrides", "options")
 
@@ -157,11 +167,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return changed
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    x, y = flatten(a), flatten(b)
-    return [
-        f"{key}: {_short(x.get(key))} became {_short(y.get(key))}" for key in {**x, **y} if x.get(key) != y.get(key)
-    ]
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """What differs, setting by setting; each is called by its dotted name, as far as that is no longer than a label."""
+    for key in {**a, **b}:
+        values, name = (a.get(key), b.get(key)), _short(f"{place}{key}", LONGEST_NAME)
+        x, y = (None if isinstance(value, Mapping) else value for value in values)
+        if x != y:
+            yield f"{name}: {_short(x)} became {_short(y)}"
+        old, new = (value if isinstance(value, Mapping) else {} for value in values)
+        yield from _differences(old, new, f"{name}.")
 
 
 def _short(value: Any, most: int = 60) -> str:
@@ -274,7 +288,7 @@ def kept(folder: Path) -> Kept:
         if shape.fits(entry, SHAPE) and digest(entry["question"]) == entry["sha256"]:
             lines.append(entry)
     keys = [key.name for key in fields(Change)]
-    brought = [Change(**{key: one[key] for key in keys}) for one in told]
+    brought = [Change(**{key: one[key] for key in keys} | {"words": _short(one["words"], LONGEST)}) for one in told]
     damaged = len(texts) - len(lines)
     return Kept(lines, _few(brought), texts, f"{counted(damaged, 'line')} of {FILE} cannot be read" if damaged else "")
 
