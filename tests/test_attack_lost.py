@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from attack_parts import CLAIM, SPEC, claim, command
 from study_fakes import make_study
 
 from hf_optim.commands import reproduction
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError, of_memory
+from hf_optim.experiment.checkpoint import is_cut_short
 from hf_optim.experiment.disk import NotNow, Unwritable, check_given
 from hf_optim.experiment.files import Refused
 from hf_optim.study.folder import shared
@@ -23,6 +27,12 @@ from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import worker
 from hf_optim.study.launch.messages import Request
 
+#: a run with checkpoints
+WORDS = ["train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", "4", "--quiet"]
+WORDS += ["--checkpoint-every", "2"]
+#: what is in a checkpoint, as it is written
+WRITTEN = ("config.json", "model.safetensors", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+WRITTEN += ("trainer_state.json",)
 #: a process that is at a run
 HELD = (
     "from pathlib import Path; from hf_optim.study.folder.locks import Lock; import time\n"
@@ -66,27 +76,132 @@ def test_what_a_checkpoints_reader_says_of_the_machine_says_nothing_of_the_check
         check_given("checkpoint-1", error)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `WORDS` with checkpoints of steps 2 and 4, and no record."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main([*WORDS, "--output", str(folder)]) == 0
+    (folder / "record.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def strip(checkpoint: Path, hours: int = 0) -> None:
+    """Take out what a run goes on from, so long after it was written."""
+    for path in checkpoint.iterdir():
+        os.utime(path, (path.stat().st_mtime - 3600 * hours,) * 2)
+    for name in WRITTEN[3:]:
+        (checkpoint / name).unlink()
+
+
+def strip_all(run: Path) -> None:
+    for saved in run.glob("checkpoint-*"):
+        strip(saved)
+
+
+def strip_one_long_after(run: Path) -> None:
+    shutil.rmtree(run / "checkpoint-2")
+    strip(run / "checkpoint-4", hours=1)
+
+
+def weights_alone(run: Path) -> None:
+    kept = run / "checkpoint-2" / "model.safetensors"
+    (run / "checkpoint-3").mkdir()
+    kept.rename(run / "checkpoint-3" / kept.name)
+    for step in (2, 4):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    (run / "samples").mkdir()
+    (run / "samples" / "my.txt").write_text("mine")
+
+
+def file_alone(run: Path) -> None:
+    for saved in run.glob("checkpoint-*"):
+        shutil.rmtree(saved)
+    (run / "checkpoint-9").write_text("mine")
+
+
+def note_alone(run: Path) -> None:
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "checkpoint-4").mkdir()
+    (run / "checkpoint-4" / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(strip_all, 2), (strip_one_long_after, 4), (weights_alone, 3), (file_alone, 9), (note_alone, 4)],
+)
+def test_what_no_killed_run_leaves_is_not_removed(
+    change: Callable[[Path], None], named: int, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A --resume took away whole models whose optimizers had been deleted, and what somebody calls a checkpoint."""
+    change(run)
+    before = files(run)
+    code, _, error = command(capsys, *WORDS, "--output", run, "--resume")
+    assert code == 2 and f"holds checkpoint-{named}, which the run cannot go on from and would remove" in error
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("kept", range(len(WRITTEN)))
+def test_what_a_killed_run_leaves_is_gone_on_with(kept: int, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever it had written of its first checkpoint, and however long ago."""
+    shutil.rmtree(run / "checkpoint-4")
+    first = run / "checkpoint-2"
+    (first / "hf_optim.json").unlink()
+    for name in WRITTEN[kept:]:
+        (first / name).unlink()
+    for path in (*first.iterdir(), first):
+        os.utime(path, (1e9, 1e9))
+    assert is_cut_short(first)
+    if kept == 3:  # all but what the run goes on from
+        assert command(capsys, *WORDS, "--output", run, "--resume")[0] == 0
+        assert (run / "checkpoint-4" / "trainer_state.json").exists()
+
+
+@pytest.mark.parametrize("name", ["samples/holiday.png", "history.jsonl", "checkpoint-9/model.safetensors"])
+def test_what_lies_beside_another_runs_specification_is_not_removed(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was taken for what an own run had left, whatever run it was."""
+    (mine := tmp_path / "mine" / name).parent.mkdir(parents=True)
+    mine.write_text("mine")
+    shutil.copy(run / "spec.json", tmp_path / "mine" / "spec.json")
+    words = (*WORDS, "--seed", 7, "--output", tmp_path / "mine")
+    for more in ((), ("--resume",)):
+        code, _, error = command(capsys, *words, *more)
+        assert code == 2 and " of another run (see its spec.json)" in error and mine.read_text() == "mine"
+    assert (tmp_path / "mine" / "spec.json").read_bytes() == (run / "spec.json").read_bytes()
+    mine.unlink()
+    if name == "history.jsonl":  # another run that had left nothing yet
+        assert command(capsys, *words)[0] == 0
+
+
 @pytest.mark.parametrize("there", ["checkpoint-best", "checkpoint-notes.txt", "checkpoint-2"])
 def test_checkpoints_with_which_a_run_cannot_go_on_are_not_removed(
-    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    there: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--resume began anew, and took away whatever was called so, unsaid."""
-    words = ("train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", 4, "--quiet")
-    words = (*words, "--checkpoint-every", 2, "--output", tmp_path / "run")
-    assert command(capsys, *words)[0] == 0
-    (tmp_path / "run" / "record.json").unlink()
-    for saved in (tmp_path / "run").glob("checkpoint-*"):
+    words = (*WORDS, "--output", run)
+    if there != "checkpoint-2":  # then one as it is while it is written
+        shutil.rmtree(run / "checkpoint-2")
+        (run / "checkpoint-4" / "trainer_state.json").unlink()
+    for saved in run.glob("checkpoint-*"):
         (saved / "optimizer.pt").unlink()
-        if there != "checkpoint-2":  # as it is while it is written
-            (saved / "trainer_state.json").unlink()
     if there.endswith(".txt"):
-        (tmp_path / "run" / there).write_text("mine")
+        (run / there).write_text("mine")
     else:
-        (tmp_path / "run" / there).mkdir(exist_ok=True)
+        (run / there).mkdir(exist_ok=True)
     code, _, error = command(capsys, *words, "--resume")
     assert code == 2 and f"holds {there}, which the run cannot go on from and would remove" in error
-    assert (tmp_path / "run" / there).exists()
-    shutil.rmtree(tmp_path / "run" / there) if there != "checkpoint-notes.txt" else (tmp_path / "run" / there).unlink()
+    assert (run / there).exists()
+    shutil.rmtree(run / there) if there != "checkpoint-notes.txt" else (run / there).unlink()
     if there != "checkpoint-2":
         assert command(capsys, *words, "--resume")[0] == 0
 

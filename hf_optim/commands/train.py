@@ -185,24 +185,37 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
                 f"output: {folder} holds {there[0]}, which would be removed and is of no run that is known: choose "
                 "another --output, or --overwrite it"
             )
-    elif checkpoints and begun != spec:
-        raise UserError(
-            f"output: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another --output, or "
-            "--overwrite it"
-        )
+    elif begun != spec:
+        # of one that has neither, as it was killed before, nothing is lost
+        if there := [n for n in (*checkpoints, records.HISTORY, records.SAMPLES) if os.path.lexists(folder / n)]:
+            what = "checkpoints" if checkpoints else there[0]
+            raise UserError(
+                f"output: {folder} holds {what} of another run (see its {records.SPEC}): choose another --output, or "
+                "--overwrite it"
+            )
     elif checkpoints and not resume:
         raise UserError(
             f"output: {folder} holds checkpoints of this run, which is not finished: --resume goes on from the last, "
             "--overwrite begins anew"
         )
-    elif resume and _last_whole(folder) is None:
-        # those that were cut short as they were written have no state, which Trainer writes last
-        whole = [n for n in checkpoints if records.step_of(n) < 0 or os.path.lexists(folder / n / "trainer_state.json")]
-        if whole:
-            raise UserError(
-                f"output: {folder} holds {whole[0]}, which the run cannot go on from and would remove: take it away, "
-                "or --overwrite it"
-            )
+    elif resume and (mine := _not_left(folder, checkpoints)):
+        raise UserError(
+            f"output: {folder} holds {mine[0]}, which the run cannot go on from and would remove: take it away, or "
+            "--overwrite it"
+        )
+
+
+def _not_left(folder: Path, checkpoints: Sequence[str]) -> list[str]:
+    """Those that a run that goes on would remove, or write over, and that it has not left there as it was killed. Where
+    it begins anew that is one at the most, the first that it was writing.
+    """
+    from hf_optim.experiment.checkpoint import is_begun, is_cut_short
+
+    last = _last_whole(folder)
+    if last is not None:  # those after it are written again, as they were
+        return [n for n in checkpoints if records.step_of(n) > records.step_of(last) and not is_begun(folder / n)]
+    by_step = sorted(checkpoints, key=records.step_of)
+    return [name for name in by_step if not is_cut_short(folder / name)] or by_step[:-1]
 
 
 def _begun(folder: Path) -> RunSpec | None:

@@ -38,6 +38,10 @@ MOST_LABELS = 1_000_000
 #: how often a pass runs one module; models whose layers share their weights do some dozen times
 MOST_TURNS = 1000
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+#: what is written first of a model, or of adapters
+FIRST = ("config.json", ADAPTERS, "README.md")
+#: seconds that a folder may be younger than what was written into it: a file may come to its place by a new name
+SLACK = 60
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
@@ -68,6 +72,27 @@ def _goes_on(checkpoint: Path) -> bool:
     shards = any(map(Path.is_dir, checkpoint.glob("optimizer*")))
     optimizer = shards or any((checkpoint / f"optimizer.{kind}").is_file() for kind in ("pt", "bin"))
     return random and (checkpoint / "scheduler.pt").is_file() and optimizer
+
+
+def is_begun(checkpoint: Path) -> bool:
+    """Whether a folder is called as Trainer calls a checkpoint, and begins as one does: all else is somebody's."""
+    if step_of(checkpoint.name) < 0 or checkpoint.is_symlink() or not checkpoint.is_dir():
+        return False
+    names = {path.name for path in checkpoint.glob("*")}
+    return not names or not names.isdisjoint(FIRST)
+
+
+def is_cut_short(checkpoint: Path) -> bool:
+    """Whether this is what a killed run leaves of the checkpoint that it was writing: weights come first, the state
+    last. A whole one is none, nor one out of which the rest was taken: that folder is younger than all that is in it.
+    """
+    if not is_begun(checkpoint) or os.path.lexists(checkpoint / "trainer_state.json"):
+        return False
+    weighs = any(path for kind in (*WEIGHTS, ADAPTER_WEIGHTS) for path in checkpoint.glob(kind))
+    if not weighs or any(checkpoint.glob("optimizer*")):
+        return True
+    latest = max(path.lstat().st_mtime for path in checkpoint.glob("*"))
+    return checkpoint.stat().st_mtime < latest + SLACK
 
 
 def check_checkpoint(checkpoint: Path) -> None:
