@@ -142,6 +142,15 @@ def test_a_claim_writes_over_no_table_that_is_called_like_its_own(
     code, _, error = command(capsys, "reproduce", named, "--output", out)
     assert code == 2 and "not empty and holds no reproduction" in error
     assert (out / "b" / "landscape.csv").read_text() == "mine" and [path.name for path in out.iterdir()] == ["b"]
+    for _ in range(2):  # nor once there is a page of it
+        assert command(capsys, "reproduce", named, "--page", "--output", out)[0] == 0
+        code, _, error = command(capsys, "reproduce", named, "--output", out)
+        assert code == 2 and "not empty and holds no reproduction" in error
+    assert (out / "b" / "landscape.csv").read_text() == "mine"
+    shutil.rmtree(out / "b")
+    assert command(capsys, "reproduce", named, "--output", out)[0] == 0  # its page alone is in nobody's way
+    for more in (("--page",), ()):
+        assert command(capsys, "reproduce", named, *more, "--output", out)[0] == 0
     with monkeypatch.context() as here:
         here.setattr("hf_optim.claims.theorems.write", Mock(side_effect=KeyboardInterrupt))
         assert command(capsys, "reproduce", named, "--output", tmp_path / "new")[0] == 130

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: what is written beside reproduction.json
 PAGE = ("reproduction.md", "reproduction.svg")
+#: true in reproduction.json where it is of tables that were there before, which no command writes over
+PAGE_ALONE = "page_alone"
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,8 @@ def _marks(chosen: claims.Claim, folder: Path) -> dict[str, str]:
 
 
 def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> bool:
-    """Whether this reproduction stands there; a UserError where something else does than files called as one `beside`
-    it.
+    """Whether this reproduction was begun there; a UserError where something else stands than its page alone, or files
+    called as one `beside` it.
     """
     from hf_optim.experiment.leftovers import is_left
 
@@ -260,7 +262,9 @@ def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: C
                 f"{folder} holds the reproduction of a claim that is called {chosen.name}, too, and has other commands "
                 "or checks: choose another --output"
             )
-        return True
+        if beside or not standing.get(PAGE_ALONE):
+            return not standing.get(PAGE_ALONE)
+        beside = ("reproduction.json", *PAGE)
     names = {path.name for path in folder.iterdir() if not is_left(path.name)} if folder.exists() else set()
     if names - {*beside}:
         raise UserError(f"{folder} is not empty and holds no reproduction: choose another --output")
@@ -271,13 +275,13 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     from hf_optim.claims import judge
 
     tables = _tables(chosen.settings[options.size])
-    _check_place(chosen, options, folder, beside=tables)  # a page of tables alone writes over none
+    begun = _check_place(chosen, options, folder, beside=tables)  # a page of tables alone writes over none
     reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
     own = [folder / name for name in tables]
     # commands leave no folders: what lies deeper is a stranger's, to any depth
     left = [path for place in own for path in (place, *place.glob("*")) if not place.is_symlink()]
     files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
-    _write(reproduced, folder, _marks(chosen, folder), tuple(files))
+    _write(reproduced, folder, {**_marks(chosen, folder), **({} if begun else {PAGE_ALONE: True})}, tuple(files))
     return 0
 
 
@@ -317,7 +321,7 @@ def _check_rules(plan: Plan, study: Source, folder: Path) -> None:
             raise UserError(f"{folder}: its plan calls {named}: choose another --output")
 
 
-def _write(reproduced: Outcome, folder: Path, marks: Mapping[str, str], files: tuple[str, ...] = ()) -> None:
+def _write(reproduced: Outcome, folder: Path, marks: Mapping[str, Any], files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.disk import writing
