@@ -283,5 +283,6 @@ def test_a_folders_name_is_no_command_of_a_job(tmp_path: Path, monkeypatch: pyte
         (folder := tmp_path / name / "mine").mkdir(parents=True)
         refused = pytest.raises(UserError, match="has a line break in it") if "\n" in name else contextlib.nullcontext()
         with refused:
+            jobs.check(folder, jobs.Launch("slurm"), jobs.Execution())
             jobs._submit(folder, jobs.Launch("slurm"), jobs.Share("", jobs.Execution()), 1)
         assert not (tmp_path / "canary").exists()

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from hf_optim.commands.main import main
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.store import read_status
@@ -160,3 +161,36 @@ def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(UserError, match="there is no sbatch here"):
         spread.launch(tmp_path / "s", plan, Launch("slurm"), Execution(), Console())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--launch", "slurm"), "there is no sbatch here"),
+        (("--launch", "local"), "--launch needs submitit"),
+        (("--gpus-per-run", "2"), "2 asked for, and 1 can be seen"),
+    ],
+)
+def test_failed_runs_keep_their_records_where_none_can_be_run_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    """They were removed, and then nothing was run."""
+    plan = prepared(tmp_path / "s", 2)
+    finish(tmp_path / "s", plan.runs[0])
+    file = tmp_path / "s" / "runs" / plan.runs[1].id / "record.json"
+    finish(tmp_path / "s", plan.runs[1])
+    file.write_text(failed := file.read_text().replace('"ok"', '"failed"'))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr(launcher, "gpus", lambda: ["0"])
+    if "submitit" in message:
+        monkeypatch.setattr(extras, "find_spec", lambda module: module != "submitit" or None)
+    (tmp_path / "s.yaml").write_text(YAML.format(seeds=2, task="{task: vision, model: mlp, size: smoke}"))
+    again = ("study", str(tmp_path / "s.yaml"), "--output", str(tmp_path / "s"), "--retry-failed", *words)
+    assert main(again) == 2 and message in capsys.readouterr().err
+    assert file.read_text() == failed
+    file.write_text(failed.replace('"failed"', '"ok"'))  # nothing to run: nothing is asked for
+    assert main(again) == 0

@@ -135,8 +135,15 @@ def study(
         return 0
     extras.installed("a study", "study")
     mark = begun.mark(folder, origin)
+    how = Execution(jobs, gpus_per_run, jobs_per_gpu, checkpoint_every, trust, tuple(report_to))
     kept = beginning.prepare(
-        plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change, begun_from=mark
+        plan,
+        source.text,
+        folder,
+        retry_failed=retry_failed,
+        ready=partial(spread.check, folder, launch, how),
+        accept_change=accept_change,
+        begun_from=mark,
     )
     if kept:
         again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
@@ -145,7 +152,6 @@ def study(
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)
-    how = Execution(jobs, gpus_per_run, jobs_per_gpu, checkpoint_every, trust, tuple(report_to))
     if launch is not None:
         ended = spread.launch(folder, plan, launch, how, console)
         return finish(folder) if ended else 0

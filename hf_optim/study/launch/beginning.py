@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hf_optim.study.folder.aside import PLAN, STUDY
 from hf_optim.study.folder.locks import LOCK_FILE, alone
 from hf_optim.study.folder.standing import known, standing
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.plan.plan import Plan
+from hf_optim.study.plan.plan import Plan, Run
 
 
 def prepare(
@@ -24,12 +25,13 @@ def prepare(
     folder: Path,
     *,
     retry_failed: bool = False,
+    ready: Callable[[], None] = lambda: None,
     accept_change: bool = False,
     begun_from: str = "",
 ) -> str:
-    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
-    name under which a study.yaml of other content is kept that was not written here; empty where none was. `begun_from`
-    says what the study comes from (`begun.mark`).
+    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed, where
+    `ready` does not raise that none could be run again. Gives the name under which a study.yaml of other content is
+    kept that was not written here; empty where none was. `begun_from` says what the study comes from (`begun.mark`).
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; if it
     holds anything else, or cannot be written; and if the plan could not be read back.
@@ -38,7 +40,12 @@ def prepare(
     try:
         _check_place(folder, source_text)
         with alone(folder, PLAN):
-            return _write(plan, source_text, folder, retry_failed, accept_change, begun_from)
+            kept = _write(plan, source_text, folder, accept_change, begun_from)
+            if retry_failed and (failed := _failed(plan, folder)):
+                ready()
+                for run in failed:
+                    (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
+            return kept
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -56,8 +63,8 @@ def _check_place(folder: Path, source_text: str) -> None:
         raise UserError(f"{folder} is not empty and holds no study: choose another --output")
 
 
-def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool, begun_from: str) -> str:
-    """All of `prepare`, of a folder where nobody else does."""
+def _write(plan: Plan, source_text: str, folder: Path, accept_change: bool, begun_from: str) -> str:
+    """What `prepare` writes, of a folder where nobody else does."""
     change = changes.since(folder, plan)
     if change is not None and change.gone and not accept_change:
         raise UserError(
@@ -71,13 +78,14 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
     write_json(folder, PLAN, {**plan.to_dict(), **written})
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
-    reader = RecordStore(folder)
-    for run in known(plan, reader) if retry_failed else ():
-        record = reader.record(run.id)
-        # A trial that was stopped early was not unlucky.
-        if record is not None and record.get("status") != "ok" and not record.get("pruned"):
-            (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
     return kept
+
+
+def _failed(plan: Plan, folder: Path) -> list[Run]:
+    """Those that failed; a trial that was stopped early was not unlucky."""
+    reader = RecordStore(folder)
+    records = [(run, reader.record(run.id) or {"status": "ok"}) for run in known(plan, reader)]
+    return [run for run, record in records if record.get("status") != "ok" and not record.get("pruned")]
 
 
 def _judged_records(folder: Path) -> int:

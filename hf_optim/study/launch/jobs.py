@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_optim.core import importing
+from hf_optim.core import extras, importing
 from hf_optim.core import safe_text as safe
 from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
@@ -115,18 +115,35 @@ class Share:
         return DelayedSubmission(self)
 
 
+def check(folder: Path, how: Launch | None, execution: Execution) -> None:
+    """Raise UserError, before anything is written, where no run could be started so (None: by this process): too few
+    GPUs, no SLURM, no submitit, a folder that cannot be shared or named in a job's script.
+    """
+    slurm = how is not None and how.where == "slurm"
+    if not slurm:
+        run.environments(execution.jobs, execution.processes)
+    if how is not None:
+        extras.installed("--launch", "slurm")
+        check_shared(folder)
+    if slurm and shutil.which("sbatch") is None:
+        raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
+    if slurm and len(str(folder.resolve()).splitlines()) > 1:
+        # in a job's script what follows is a line of its own, which the shell would run
+        raise UserError(f"--launch slurm: the path of {folder} has a line break in it: rename the folder")
+
+
 def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console: Console) -> bool:
     """Submits jobs for what is left of the study in `folder`, each of which executes it so, and waits for them unless
     told not to.
 
-    Gives whether it stayed until they ended. Raises UserError where there is no SLURM, the folder cannot be shared, or
-    sbatch refuses; and if jobs were stopped by a problem of the folder.
+    Gives whether it stayed until they ended. Raises UserError as `check` does, where sbatch refuses, and if jobs were
+    stopped by a problem of the folder.
     """
     reader = RecordStore(folder)
     left = stages.run_count(plan) - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
     if not pending(plan, reader):
         return True
-    check_shared(folder)
+    check(folder, how, execution)
     count = min(how.array, math.ceil(left / execution.jobs))
     submitted = _submit(folder, how, Share(str(folder.resolve()), execution), count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
@@ -154,11 +171,6 @@ def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console:
 def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
     import submitit
 
-    if how.where == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
-    if how.where == "slurm" and len(str(folder.resolve()).splitlines()) > 1:
-        # in a job's script what follows is a line of its own, which the shell would run
-        raise UserError(f"--launch slurm: the path of {folder} has a line break in it: rename the folder")
     more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
     try:
         # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
