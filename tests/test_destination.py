@@ -18,6 +18,7 @@ from study_fakes import make_study
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
+from hf_optim.experiment.files import whole
 from hf_optim.study.folder.publish import publish
 
 KILLED = """
@@ -101,3 +102,34 @@ def test_an_empty_folder_is_as_open_to_others_as_it_was(
     (tmp_path / "new").mkdir(mode=0o700)
     assert main(command) == 0
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700 and (tmp_path / "new" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("before", "own", "after"),
+    [(0o600, True, 0o600), (0o664, True, 0o664), (0o4755, True, 0o755), (0o640, False, 0o640), (0o666, False, 0o644)],
+)
+def test_a_file_that_is_replaced_is_as_open_to_others_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, own: bool, after: int
+) -> None:
+    """What was private became a file that everybody reads; one of another user's opens nothing of ours."""
+    study = make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (file := tmp_path / "out.csv").write_text("mine")
+    file.chmod(before)
+    if not own:
+        monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + 1)
+    umask = os.umask(0o022)
+    try:
+        assert main(["export", str(study), "--table", "csv", "--output", str(file)]) == 0
+        (link := tmp_path / "link.csv").symlink_to(file)
+        assert main(["export", str(study), "--table", "csv", "--output", str(link)]) == 0
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(file.stat().st_mode) == after and file.read_text() == link.read_text() != "mine"
+    assert not link.is_symlink() and stat.S_IMODE(link.stat().st_mode) == 0o644
+
+
+def test_nothing_of_a_private_file_is_open_to_others_while_it_is_written(tmp_path: Path) -> None:
+    (file := tmp_path / "mine.json").write_text("mine")
+    file.chmod(0o600)
+    with whole(tmp_path, file.name):
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}

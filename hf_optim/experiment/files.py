@@ -286,19 +286,26 @@ def remove_at(at: int, name: str) -> None:
 @contextmanager
 def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
     """Gives an empty file to write to, which becomes `name` ("a/b.json") below `folder` if the block ends well, and is
-    taken away if not. A link that is called so is replaced, and not followed; `Refused` for a link on the way, for a
-    folder, and for a pipe or a device, of which there may be one alone (/dev/null).
+    taken away if not. It is as open to others as a file that stands there, of another user's at the most. A link that
+    is called so is replaced, and not followed; `Refused` for a link on the way, for a folder, and for a pipe or a
+    device, of which there may be one alone (/dev/null).
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder, name, make=True) as (at, last):
+        mode, own = 0o666, False
         with suppress(FileNotFoundError):
-            mode = os.stat(last, dir_fd=at, follow_symlinks=False).st_mode
-            if os.path.samestat(os.fstat(at), os.stat("/dev")) or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            there = os.stat(last, dir_fd=at, follow_symlinks=False)
+            plain = stat.S_ISREG(there.st_mode)
+            if os.path.samestat(os.fstat(at), os.stat("/dev")) or not (plain or stat.S_ISLNK(there.st_mode)):
                 raise Refused(last, "is no plain file, and is not replaced")
-        temporary, held = _begin(at, last)
+            mode, own = (there.st_mode & 0o777, there.st_uid == os.geteuid()) if plain else (mode, own)
+        temporary, held = _begin(at, last, mode & 0o666 | 0o600)
         try:
             with open(held, "w+b", closefd=False) as file:  # libraries close what they are given
                 yield file
+            if own:
+                with suppress(OSError):  # a file system without modes
+                    os.fchmod(held, mode)
             os.fsync(held)
             os.replace(temporary, last, src_dir_fd=at, dst_dir_fd=at)
         finally:
@@ -307,12 +314,12 @@ def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
             os.close(held)
 
 
-def _begin(at: int, name: str) -> tuple[str, int]:
+def _begin(at: int, name: str, mode: int) -> tuple[str, int]:
     """A new file beside `name`, and its descriptor, whose lock tells `leftovers.sweep` that somebody is at it."""
     while True:
         # A process's number would not do: two machines may share the folder.
         temporary = f".{name}.{uuid.uuid4().hex}.tmp"
-        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=at)
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=at)
         with suppress(OSError):  # a file system without locks: nothing is swept there
             fcntl.flock(held, fcntl.LOCK_EX)
         if os.fstat(held).st_nlink:  # else it was swept before it was locked
