@@ -95,35 +95,23 @@ def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
     Raises:
         OSError: there is none; `Refused` for a link on the way, what is no plain file, or more than `most` bytes.
     """
-    with _opened(folder, name) as file:
+    with opened(folder, name) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise Refused(name, f"is larger than {most} bytes")
     return content
 
 
-def read_start(folder: Path, name: str, most: int) -> bytes:
-    """The first `most` bytes of a file of any length, as `read_bytes` opens it."""
-    with _opened(folder, name) as file:
-        return file.read(most)
-
-
-def read_end(folder: Path, name: str, most: int) -> bytes:
-    """The last `most` bytes of a file of any length, as `read_bytes` opens it."""
-    with _opened(folder, name) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - most))
-        return file.read(most)
-
-
 @contextmanager
-def _opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """A plain file of any length, as `read_bytes` opens it."""
     with holding(folder, name) as (at, last):
         file = open_below(name, last, at, os.O_NONBLOCK)  # or a pipe would be waited for
     if not stat.S_ISREG(os.fstat(file).st_mode):  # of a folder fdopen would make an error without its name
         os.close(file)
         raise Refused(name, "is no plain file")
-    with os.fdopen(file, "rb") as opened:
-        yield opened
+    with os.fdopen(file, "rb") as plain:
+        yield plain
 
 
 def open_below(name: str, part: str, at: int, how: int) -> int:

@@ -181,7 +181,8 @@ class RecordStore:
         if not isinstance(name, str):
             return []
         try:
-            start = files.read_start(self.folder, f"runs/{run_id}/{name}", BEGINNING)
+            with files.opened(self.folder, f"runs/{run_id}/{name}") as file:
+                start = file.read(BEGINNING)
             *lines, _ = start.decode("utf-8", errors="replace").splitlines(keepends=True) or [""]
             rows, damaged = _rows(lines)
         except (OSError, ValueError):

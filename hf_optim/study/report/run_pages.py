@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.resources import files
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.files import own_folder, read_bytes, read_end, remove, write_atomically
+from hf_optim.experiment.files import opened, own_folder, read_bytes, remove, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.results import Results, describe
@@ -160,6 +161,8 @@ def _samples(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[
 def _log(results: Results, run: Run) -> str:
     """The end of what the run printed."""
     try:
-        return read_end(results.folder, f"runs/{run.id}/log.txt", MOST_LOG).decode("utf-8", errors="replace")
+        with opened(results.folder, f"runs/{run.id}/log.txt") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG))
+            return file.read(MOST_LOG).decode("utf-8", errors="replace")
     except OSError:
         return ""
