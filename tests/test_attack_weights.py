@@ -159,6 +159,15 @@ def gpt2(folder: Path, **told: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **told}))
 
 
+def test_a_model_has_labels_within_bounds_in_every_part(tmp_path: Path) -> None:
+    """Of each layer's own configuration transformers made as many names for labels, and half a minute went by."""
+    gpt2(tmp_path, per_layer_config={"0": {"num_labels": 9_000_000}})
+    with pytest.raises(UserError, match=r"its config.json counts beyond what its files hold"):
+        checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
+    gpt2(tmp_path, num_labels=1000)
+    assert checkpoints.from_folder(AutoModelForCausalLM, tmp_path).config.num_labels == 1000
+
+
 def test_a_configuration_takes_the_place_of_no_method(tmp_path: Path) -> None:
     """A number of its name made `config.save_pretrained` one: the run failed at its first checkpoint."""
     gpt2(tmp_path, save_pretrained=1, get_text_config=[], keys_to_ignore_at_inference=7, return_dict=False)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_optim.core import importing, shape
 from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record, saved_files
-from hf_optim.experiment.configuration import asks, configuration, read_mapping, whole_numbers
+from hf_optim.experiment.configuration import asks, configuration, entries, read_mapping, whole_numbers
 from hf_optim.experiment.disk import check_given
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.record import step_of
@@ -34,7 +34,8 @@ ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, None)}]}
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 100_000
-MOST_LABELS = 1_000_000
+#: names that transformers makes for labels as it reads a configuration, and the keys that count them, timm's too
+MOST_LABELS, LABELS = 1_000_000, ("num_labels", "num_classes")
 #: how often a pass runs one module; models whose layers share their weights do some dozen times
 MOST_TURNS = 1000
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -95,15 +96,19 @@ def is_cut_short(checkpoint: Path) -> bool:
     return checkpoint.stat().st_mtime < latest + SLACK
 
 
-def check_checkpoint(checkpoint: Path) -> None:
-    """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
+def check_checkpoint(checkpoint: Path, own: PretrainedConfig | None = None) -> None:
+    """Raise a `UserError` unless `checkpoint` is the folder of a saved model; one of a run counts as far as the run's
+    `own` configuration does, too.
+    """
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
     check_files(checkpoint)
     if (generation := checkpoint / "generation_config.json").exists():  # transformers reads it, however much it holds
         read_mapping(generation)
-    if asked := asks(read_mapping(checkpoint / "config.json")):
+    config = read_mapping(checkpoint / "config.json")
+    if asked := asks(config):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
+    _check_counts(checkpoint, config, own)
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
     try:
@@ -111,6 +116,23 @@ def check_checkpoint(checkpoint: Path) -> None:
             saved_files.check(file)
     except saved_files.Suspect as error:
         raise UserError(f"checkpoint: {checkpoint}: {error}") from None
+
+
+def _check_counts(checkpoint: Path, config: Any, own: PretrainedConfig | None) -> None:
+    """Raise a `UserError` for numbers beyond all files: before there is a layer, tables are made for each, and names
+    for each label, of every part.
+    """
+    ours = own.to_dict() if isinstance(own, PretrainedConfig) else {}
+    most = max(_held(checkpoint), 10_000_000, *whole_numbers(ours))
+    labels = sum(max((0, *whole_numbers(count))) for key, count in entries(config) if key in LABELS)
+    if max(whole_numbers(config), default=0) > most or labels > MOST_LABELS:
+        raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
+
+
+def _held(checkpoint: Path) -> int:
+    """Bytes of a checkpoint's weights; links hold nothing more."""
+    weights = [file.stat() for kind in WEIGHTS for file in checkpoint.glob(kind) if file.is_file()]
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in weights}.values())
 
 
 def pickled_weights(checkpoint: Path) -> set[Path]:
@@ -282,14 +304,7 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
     its config.json calls what it counts: it would be built until memory ends.
     """
-    weights = [file.stat() for kind in WEIGHTS for file in checkpoint.glob(kind) if file.is_file()]
-    held = sum({(file.st_dev, file.st_ino): file.st_size for file in weights}.values())  # links hold nothing more
-    parts = numbers = 0
-    config = read_mapping(checkpoint / "config.json")
-    largest, labels = max(whole_numbers(config), default=0), config.get("num_labels")
-    # before there is a layer, tables are made for each, and names for each label
-    if largest > max(held, 10_000_000) or (isinstance(labels, int) and labels > MOST_LABELS):
-        raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
+    held, parts, numbers = _held(checkpoint), 0, 0
 
     def part(*_: object) -> None:
         nonlocal parts

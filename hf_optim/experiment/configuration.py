@@ -26,14 +26,21 @@ _OURS = ("tokenizer_fingerprint", "tokenizers", "text")
 
 def asks(config: Any) -> str:
     """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
-    for key, value in config.items() if isinstance(config, dict) else ():
+    for key, value in entries(config):
         if key in _ASKING and value not in (None, "eager", "sdpa"):
             return str(key)
         if key == "architecture" and ":" in str(value):  # timm's, of a hub or another folder
             return str(key)
-        if asked := asks(value):
-            return asked
     return ""
+
+
+def entries(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every key in plain data, at any depth, with what stands under it."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield key, inner
+        yield from entries(inner)
+    for inner in value if isinstance(value, list) else ():
+        yield from entries(inner)
 
 
 def configuration(cls: Any, folder: Path) -> PretrainedConfig:
