@@ -131,17 +131,6 @@ def test_a_damaged_checkpoint_is_no_failed_run(
     assert not (folder / "record.json").exists() and not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_is_looked_through_before_anything_is_written(tmp_path: Path, interrupted: Path) -> None:
-    folder = tmp_path / SPEC.id
-    shutil.copytree(interrupted, folder)
-    DAMAGED["code"][0](folder / "checkpoint-2")
-    (folder / "spec.json").unlink()
-    (folder / "history.jsonl").write_text("mine")
-    with pytest.raises(DamagedCheckpoint, match="asks for .*system"):
-        train(SPEC, folder, progress=False, checkpoint_every=2, resume=True)
-    assert (folder / "history.jsonl").read_text() == "mine" and not (folder / "spec.json").exists()
-
-
 def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ def prepare(
             raise DamagedCheckpoint(
                 f"resume: {checkpoint} is beyond the run's {counted(numbers.steps, 'step')}: take it away"
             )
-        resuming.check(Path(checkpoint))
+        resuming.check(Path(checkpoint), model)
     if first:
         clear(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
     cost = flops.cost(model, train_part(data, None), task.collate(data))

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PretrainedConfig, TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from hf_optim.bases.optimizer import Optimizer
@@ -23,8 +25,9 @@ from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import shape, validate
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import checkpoint as checkpoints
-from hf_optim.experiment import files, saved_files
+from hf_optim.experiment import files, saved_files, shards
 from hf_optim.experiment.disk import check_given
+from hf_optim.experiment.evaluator import quiet
 from hf_optim.experiment.record import MOST_NAMES, MOST_ROWS, step_of
 from hf_optim.experiment.spending import SPENT
 from hf_optim.hub.feed import unwrapped
@@ -34,6 +37,8 @@ RANDOM = "rng_state*.pth"
 #: files that torch reads, as Trainer, accelerate and PEFT call them; others are nobody's here
 SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", RANDOM, "optimizer*.bin", "pytorch_model*.bin",
          "adapter_model.bin")  # fmt: skip
+#: folders of torch's distributed checkpoints, as accelerate calls them
+SHARDED = ("optimizer*", "pytorch_model_fsdp*")
 #: how the files of a checkpoint end
 WRITTEN = (*checkpoints.READ_WHOLE, ".safetensors", ".bin", ".pt", ".pth")
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
@@ -46,10 +51,22 @@ EVERY = ("logging_steps", "eval_steps", "save_steps")
 COUNTS = ("forward_passes", "backward_passes", "tokens")
 
 
-def check(checkpoint: Path) -> None:
-    """Raise `DamagedCheckpoint` for what Trainer could not go on from, or only seems to."""
+def check(checkpoint: Path, model: torch.nn.Module | None = None) -> None:
+    """Raise `DamagedCheckpoint` for what Trainer could not go on from, or only seems to; `model` is the run's own."""
     try:
+        checkpoints.check_adapters(checkpoint)
+        if (config := checkpoint / "config.json").is_file():
+            checkpoints.check_checkpoint(checkpoint, getattr(model, "config", None))
+            with quiet(), _told_by(config.name):
+                PretrainedConfig.from_json_file(str(config))
         _check_state(checkpoint)
+        for file in sorted(checkpoint.glob("*.safetensors")):
+            with _told_by(file.name), safe_open(file, "pt"):  # its table of contents, and room for what it names
+                pass
+        for folder in SHARDED:
+            for file in sorted(checkpoint.glob(f"{folder}/.metadata")):
+                with _told_by(f"{file.parent.name}/{file.name}"), file.open("rb") as stored:
+                    shards.read_metadata(stored)
         saved = {file for pattern in SAVED for file in checkpoint.glob(pattern)}
         for file in sorted(saved | checkpoints.pickled_weights(checkpoint)):
             saved_files.check(file)
@@ -57,7 +74,6 @@ def check(checkpoint: Path) -> None:
         for file in checkpoint.glob(RANDOM):
             _check_random(file)
         _check_numbers(checkpoint / OPTIMIZER)
-        checkpoints.check_adapters(checkpoint)
     except (OSError, ValueError) as error:
         check_given(checkpoint, error)
         why = one_line(error).removeprefix(f"{type(error).__name__}: ")[:200]
@@ -82,6 +98,8 @@ def _check_room(checkpoint: Path) -> None:
 def _check_state(checkpoint: Path) -> None:
     state = files.read_json(checkpoint, STATE)
     shape.check_shape(state, {**checkpoints.STATE, **TOLD}, STATE)
+    with _told_by(STATE):
+        TrainerState(**state)
     for name in EVERY:
         if not _is_number(state.get(name, 1)) or state.get(name, 1) < 1:
             raise ValueError(f"{STATE}: {name} is no number of steps")
@@ -96,6 +114,17 @@ def _check_state(checkpoint: Path) -> None:
                 raise ValueError(f"{STATE}: {name} in log_history is nothing that a run has spent")
         if not 0 <= row["step"] <= state["global_step"] or not 0 <= (row.get("epoch") or 0):
             raise ValueError(f"{STATE}: a row of log_history is of no step of the run's until then")
+
+
+@contextmanager
+def _told_by(name: str) -> Iterator[None]:
+    """Within it what a library says of a file is that file's."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a file may fail in any way
+        raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
 
 
 def _check_numbers(file: Path) -> None:
@@ -115,13 +144,8 @@ def _check_numbers(file: Path) -> None:
 
 
 def _read(file: Path, **how: Any) -> Any:
-    try:
-        with safe_globals():  # NumPy's, as Trainer reads its random states
-            return torch.load(str(file), map_location="cpu", weights_only=True, **how)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a file may fail in any way
-        raise ValueError(f"{file.name} cannot be read: {one_line(error)}") from error
+    with _told_by(file.name), safe_globals():  # NumPy's, as Trainer reads its random states
+        return torch.load(str(file), map_location="cpu", weights_only=True, **how)
 
 
 def drawn_on(checkpoint: Path, processes: int) -> bool:

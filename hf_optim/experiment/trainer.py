@@ -19,7 +19,7 @@ from hf_optim.core import reduce
 from hf_optim.core.numerals import decimal
 from hf_optim.core.rewind import reshard
 from hf_optim.experiment import resuming, sharding, shards
-from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
+from hf_optim.experiment.checkpoint import read_adapters
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.files import remove
 from hf_optim.experiment.record import step_of
@@ -86,8 +86,6 @@ class TaskTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
         folder = Path(resume_from_checkpoint)
-        if (folder / "config.json").is_file():
-            check_checkpoint(folder)
         shards_of_it = [p for p in folder.glob("pytorch_model_fsdp*") if p.is_dir() or p.suffix == ".bin"]
         if hasattr(self.model, "peft_config") and not (self.is_fsdp_enabled and shards_of_it):
             # PEFT leaves what lacks as it was, and seeks a file that lacks on the Hub, by the checkpoint's path
