@@ -121,7 +121,8 @@ def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions < facts["block"]:
         raise UserError(
-            f"checkpoint: its model takes {positions} tokens, a block has {facts['block']}: set --model.block"
+            f"checkpoint: its model takes {positions} tokens, a sample has {facts['block']}: set --model.block (of "
+            "finetune: --model.length)"
         )
     if _looks_ahead(model, min(rows, facts["vocabulary"]), min(8, facts["block"])):
         raise UserError(
