@@ -312,7 +312,7 @@ def test_bad_checkpoints_are_one_line(gpt2_run, tmp_path) -> None:
             train(run, tmp_path / "run", progress=False)
         assert says in str(raised.value) and "\n" not in str(raised.value)
 
-    refused(whole, "takes 32 tokens, a block has 48: set --model.block", block=48)
+    refused(whole, "takes 32 tokens, a sample has 48: set --model.block", block=48)
     bare, other, empty = (tmp_path / name for name in ("bare", "other", "empty"))
     shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     refused(bare, "holds no tokenizer")
