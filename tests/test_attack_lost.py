@@ -128,6 +128,10 @@ def file_alone(run: Path) -> None:
     (run / "checkpoint-9").write_text("mine")
 
 
+def later_without_its_state(run: Path) -> None:
+    (run / "checkpoint-4" / "optimizer.pt").unlink()
+
+
 def note_alone(run: Path) -> None:
     shutil.rmtree(run / "checkpoint-4")
     (run / "checkpoint-4").mkdir()
@@ -136,7 +140,14 @@ def note_alone(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(strip_all, 2), (strip_one_long_after, 4), (weights_alone, 3), (file_alone, 9), (note_alone, 4)],
+    [
+        (strip_all, 2),
+        (strip_one_long_after, 4),
+        (weights_alone, 3),
+        (file_alone, 9),
+        (note_alone, 4),
+        (later_without_its_state, 4),
+    ],
 )
 def test_what_no_killed_run_leaves_is_not_removed(
     change: Callable[[Path], None], named: int, run: Path, capsys: pytest.CaptureFixture[str]
@@ -305,3 +316,14 @@ def test_a_page_of_no_reproduction_is_not_replaced(
     (out / reproduction.PAGE[0]).unlink()
     (out / "reproduction.json").unlink(missing_ok=True)
     assert command(capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["my.py", "my.py/", "notes.yaml/.", "notes.YAML"])
+def test_no_table_takes_the_place_of_what_studies_are_made_of(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a slash behind it the file was none that is there."""
+    study, file = make_study(tmp_path / "study", seeds=2), tmp_path / Path(name)
+    file.write_text("mine")
+    code, _, error = command(capsys, "export", study, "--table", "csv", "--output", f"{tmp_path}/{name}")
+    assert code == 2 and "is no table, and none takes its place" in error and file.read_text() == "mine"

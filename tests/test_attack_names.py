@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from attack_parts import command
+from attack_parts import claim, command
 from study_fakes import make_study, replan
 
 from hf_optim.core import importing
@@ -45,6 +45,36 @@ def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
             assert command(capsys, "study", "theirs.yaml", "--output", folder)[0] == 0  # named: theirs from now on
             assert command(capsys, "study", own)[0] == 2 and command(capsys, "study", "theirs.yaml")[0] == 0
         shutil.rmtree(folder)
+
+
+def test_a_copy_of_a_studys_file_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Let through by its text, it was from then on what the folder was begun from, and said something else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    asked = "name: ours\nseeds: 2\ntasks: [{task: vision, size: smoke}]\noptimizers: [adamw, sgd]\n"
+    for name in ("mine.yaml", "theirs.yaml"):
+        (tmp_path / name).write_text(asked)
+        assert command(capsys, "study", name)[0] == 0
+    for name, code in (("theirs.yaml", 2), ("mine.yaml", 0)):
+        (tmp_path / name).write_text(f"{asked}title: of {name}\n")
+        assert command(capsys, "study", name)[0] == code
+    assert "title: of mine.yaml" in (tmp_path / "studies" / "ours" / "study.yaml").read_text()
+
+
+def test_a_copy_of_a_claims_file_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine, theirs = claim(tmp_path), tmp_path / "theirs.yaml"
+    theirs.write_text(text := mine.read_text())
+    assert command(capsys, "reproduce", mine)[0] == command(capsys, "reproduce", theirs, "--page")[0] == 0
+    for file, code in ((theirs, 2), (mine, 0)):
+        file.write_text(f"{text}\n# changed\n")
+        assert command(capsys, "reproduce", file, "--page")[0] == (0 if file == mine else code)
+        file.write_text(f"{text}\n# changed once more\n")
+        assert command(capsys, "reproduce", file, "--page")[0] == code
 
 
 def test_comparisons_of_labels_without_latin_letters_have_folders_of_their_own(

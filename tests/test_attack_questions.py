@@ -134,3 +134,13 @@ def test_a_key_is_no_longer_than_other_texts() -> None:
         check_shape({key[1:]: 0.5}, Each(float, keys), "metrics")
         with pytest.raises(UserError, match=f"^{said}$"):
             check_shape({key: 0.5}, Each(float, keys), "metrics")
+
+
+def test_a_register_that_is_no_text_stays(tmp_path: Path) -> None:
+    """Where no record could be read either, it was written anew, without the question that it held."""
+    study = make_study(tmp_path / "study")
+    questions.register(study, replace(records.load(study).plan, baseline="smaran"), 0)
+    file = study / questions.FILE
+    file.write_bytes(damaged := file.read_bytes() + b"\xff")
+    questions.register(study, records.load(study).plan, 0)
+    assert file.read_bytes() == damaged and questions.read(study).unread

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from attack_parts import command
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, good_rate, rate, whole
+from tuning_fakes import YAML, expand, finish, good_rate, rate, whole
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
-from hf_optim.study.findings import expected_best
+from hf_optim.study.findings import expected_best, profiles, verdicts
 from hf_optim.study.findings.protocol import build
 from hf_optim.study.folder import searches, stages
 from hf_optim.study.folder.results import load
 from hf_optim.study.launch.beginning import prepare
+from hf_optim.study.launch.follow import follow
 from hf_optim.study.plan.plan import Plan as Planned
 from hf_optim.study.plan.plan import make_run
 from hf_optim.study.report.run_pages import parts
@@ -301,3 +302,59 @@ def test_what_one_optimizers_runs_say_of_the_beginning_is_said_of_no_other(first
             row, _, rest = history.read_text().partition("\n")
             history.write_text(json.dumps(json.loads(row) | first) + "\n" + rest)
     assert found() == before
+
+
+def test_a_damaged_trial_and_a_damaged_run_take_none_of_the_others(tmp_path: Path, capsys: Any) -> None:
+    """Only the first unit's run was asked for the setting that had been chosen."""
+    study = whole(expand(YAML), tmp_path / "study")
+    before = load(study)
+    (search,) = (s for s in before.standing.state.searches if s.optimizer == "SMARAN")
+    first = next(run for run in before.plan.runs if run.optimizer == "SMARAN")
+    for run in (search.trials[0].run, first):
+        (study / "runs" / run.id / "record.json").write_text('{"id":')
+    after = load(study)
+    assert {run.id for run in after.plan.runs} == {run.id for run in before.plan.runs}
+    assert {run.id for run, _ in after.unreadable()} == {search.trials[0].run.id, first.id}
+
+
+def test_a_trial_that_cannot_be_read_is_no_other_tuning(tmp_path: Path) -> None:
+    """SMARAN had 28 trials, adamw 36: those after it wait for it, and may have been made."""
+    text = REPEATED.replace("trials: 2", "trials: 8\n  steps: 800\n  prune: median")
+    text += "    adamw: {lr: [0.0001, 0.1, log]}\n"
+    study = whole(expand(text), tmp_path / "study")
+    before = load(study)
+    last = before.standing.state.searches[-1].seed
+    search = next(s for s in before.standing.state.searches if (s.optimizer, s.seed) == ("SMARAN", last))
+    damaged_record(study, search.trials[0])
+    after = load(study)
+    (search,) = (s for s in after.standing.state.searches if (s.optimizer, s.seed) == ("SMARAN", last))
+    assert search.waiting and verdicts.unlike(after, "SMARAN") == verdicts.unlike(before, "SMARAN") == ""
+
+
+def test_a_damaged_trial_of_a_look_leaves_the_study_at_that_look(tmp_path: Path) -> None:
+    """A study that had been decided there had all trials of the next one left."""
+    planned = expand(REPEATED)
+    study = tmp_path / "study"
+    for stage in follow(planned, study):
+        if stage.units > 2:
+            break
+        for run in stage.todo:
+            finish(run, study)
+    (study / "plan.json").write_text(json.dumps(planned.to_dict()))
+    damaged_record(study, load(study).standing.state.searches[0].trials[0])
+    assert load(study).standing.units == 2
+
+
+def test_of_a_run_whose_history_cannot_be_read_it_is_not_known_when_it_arrived(tmp_path: Path) -> None:
+    """It had "never" reached the target."""
+    target = {"MLP": {"metric": "validation_accuracy", "value": 0.2, "better": "higher"}}
+    study = whole(expand(YAML), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    (study / "plan.json").write_text(json.dumps({**plan, "targets": target}))
+    (whole_table,) = profiles.target_tables(load(study))
+    lost = [run for run in load(study).plan.runs if run.optimizer == "adamw"][:2]
+    (study / "runs" / lost[0].id / "history.jsonl").write_text("{")
+    (study / "runs" / lost[1].id / "history.jsonl").unlink()
+    (table,) = profiles.target_tables(load(study))
+    assert [row["reached"] for row in profiles.cells(whole_table)] == ["3/3"] * 3
+    assert [row["reached"] for row in profiles.cells(table)] == ["1/1", "3/3", "3/3"]

@@ -64,7 +64,8 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    if table is not None and output is not None and Path(output).suffix.lower() in MADE_OF and os.path.lexists(output):
+    file = Path(output or "")  # without a slash at its end
+    if table is not None and file.suffix.lower() in MADE_OF and os.path.lexists(file):
         raise UserError(f"{output} is no table, and none takes its place: choose another --output")
     from hf_optim.experiment.disk import writing
     from hf_optim.experiment.files import write_atomically

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,7 +200,7 @@ def _begin(chosen: claims.Claim, options: Options, folder: Path) -> None:
     from hf_optim.experiment.files import write_atomically
 
     what = {"claim": chosen.name, "size": options.size, "tables": chosen.settings[options.size].tables}
-    told = {**what, **_marks(chosen, folder), "judgements": []}
+    told = {**what, **_marks_kept(chosen, folder), "judgements": []}
     with writing(folder):
         write_atomically(folder, "reproduction.json", json.dumps(told, indent=1) + "\n")
 
@@ -246,6 +247,19 @@ def _marks(chosen: claims.Claim, folder: Path) -> dict[str, str]:
     return {begun.BEGUN: begun.mark(folder, _origin(chosen)), "claim_sha256": digest(file.read_text(encoding="utf-8"))}
 
 
+def _marks_kept(chosen: claims.Claim, folder: Path) -> dict[str, str]:
+    """The marks to write: a copy of the file is let through by its text, and does not take the file's place."""
+    from hf_optim.experiment.files import read_json
+    from hf_optim.study.folder import begun
+
+    marks = _marks(chosen, folder)
+    with suppress(OSError, ValueError):
+        standing = read_json(folder, "reproduction.json")
+        if marks and isinstance(standing, dict) and standing.get("claim_sha256") == marks["claim_sha256"]:
+            marks[begun.BEGUN] = str(standing.get(begun.BEGUN, ""))
+    return marks
+
+
 def _check_place(chosen: claims.Claim, options: Options, folder: Path, beside: Collection[str] = ()) -> bool:
     """Whether this reproduction was begun there; a UserError where something else stands than its page alone, or files
     called as one `beside` it.
@@ -281,7 +295,7 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     # commands leave no folders: what lies deeper is a stranger's, to any depth
     left = [path for place in own for path in (place, *place.glob("*")) if not place.is_symlink()]
     files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
-    _write(reproduced, folder, {**_marks(chosen, folder), **({} if begun else {PAGE_ALONE: True})}, tuple(files))
+    _write(reproduced, folder, {**_marks_kept(chosen, folder), **({} if begun else {PAGE_ALONE: True})}, tuple(files))
     return 0
 
 
@@ -302,7 +316,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
         raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
-    _write(reproduced, folder, _marks(chosen, folder))
+    _write(reproduced, folder, _marks_kept(chosen, folder))
 
 
 def _check_rules(plan: Plan, study: Source, folder: Path) -> None:

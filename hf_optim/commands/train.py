@@ -209,13 +209,11 @@ def _not_left(folder: Path, checkpoints: Sequence[str]) -> list[str]:
     """Those that a run that goes on would remove, or write over, and that it has not left there as it was killed. Where
     it begins anew that is one at the most, the first that it was writing.
     """
-    from hf_optim.experiment.checkpoint import is_begun, is_cut_short
+    from hf_optim.experiment.checkpoint import is_cut_short
 
-    last = _last_whole(folder)
-    if last is not None:  # those after it are written again, as they were
-        return [n for n in checkpoints if records.step_of(n) > records.step_of(last) and not is_begun(folder / n)]
-    by_step = sorted(checkpoints, key=records.step_of)
-    return [name for name in by_step if not is_cut_short(folder / name)] or by_step[:-1]
+    last, by_step = _last_whole(folder), sorted(checkpoints, key=records.step_of)
+    later = [name for name in by_step if last is None or records.step_of(name) > records.step_of(last)]
+    return [name for name in later if not is_cut_short(folder / name)] or later[:-1]
 
 
 def _begun(folder: Path) -> RunSpec | None:

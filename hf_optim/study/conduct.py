@@ -134,7 +134,7 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    mark = begun.mark(folder, origin)
+    mark = begun.mark(folder, origin, source.text)
     how = Execution(jobs, gpus_per_run, jobs_per_gpu, checkpoint_every, trust, tuple(report_to))
     kept = beginning.prepare(
         plan,

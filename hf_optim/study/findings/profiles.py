@@ -83,7 +83,9 @@ def time_to_target(
 
 
 def target_tables(results: Results) -> list[TargetTable]:
-    """The times of every task with a target, from the histories; a failed run has not reached it."""
+    """The times of every task with a target, from the histories; a failed run has not reached it, and of one without a
+    history that can be read it is not known.
+    """
     tables = []
     for task in results.plan.tasks:
         target = (results.plan.targets or {}).get(task["label"])
@@ -94,9 +96,12 @@ def target_tables(results: Results) -> list[TargetTable]:
         for label in task["only"]:
             logs: dict[int, list[dict[str, Any]]] = {}
             for run, record in results.runs(task["label"], label):
-                if record is not None:
-                    failed = record["status"] != "ok" or run.id in results.in_vain
-                    logs[run.seed] = [] if failed else results.history(run)
+                if record is None:
+                    continue
+                if record["status"] != "ok" or run.id in results.in_vain:
+                    logs[run.seed] = []
+                elif (log := results.history(run)) and run.id not in results.store.unreadable:
+                    logs[run.seed] = log
             times = {
                 kind: {seed: time_to_target(log, metric, value, better, kind) for seed, log in logs.items()}
                 for kind in ("step", *KINDS)
@@ -112,7 +117,7 @@ def target_tables(results: Results) -> list[TargetTable]:
 
 
 def _median(times: Mapping[int, float]) -> float:
-    return float(np.median(list(times.values()))) if times else math.inf
+    return float(np.median(list(times.values()))) if times else math.nan
 
 
 def cells(table: TargetTable) -> list[dict[str, str]]:

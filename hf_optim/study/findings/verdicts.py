@@ -265,8 +265,9 @@ def unlike(results: Results, label: str) -> str:
         return planned
     if plan.tuning is None or not plan.tuning["steps"]:
         return ""
-    searches = [s for s in results.standing.state.searches if s.budget == 1]
-    mine, other = (sum(len(s.trials) for s in searches if s.optimizer == x) for x in (label, plan.baseline))
+    searches = [s for s in results.standing.state.searches if s.budget == 1 and s.complete]
+    told = [{(s.task, s.seed): len(s.trials) for s in searches if s.optimizer == x} for x in (label, plan.baseline)]
+    mine, other = (sum(one[key] for key in told[0].keys() & told[1].keys()) for one in told)
     if mine == other:
         return ""
     return (

@@ -15,11 +15,12 @@ from hf_optim.study.folder.aside import PLAN, STUDY, digest
 BEGUN = "begun_from_sha256"
 
 
-def mark(folder: Path, named: str | Path) -> str:
-    """What is to stand under `BEGUN`: of a file its place, of what is no file its name; a folder that goes on as itself
-    keeps what stands there.
+def mark(folder: Path, named: str | Path, text: str | None = None) -> str:
+    """What is to stand under `BEGUN`: of a file its place, of what is no file its name. A folder that goes on as itself
+    keeps what stands there, and so does one that goes on with the `text` that it has: a copy of the file is let through
+    by that, and no longer once it says something else.
     """
-    if isinstance(named, Path) and named.is_dir():
+    if isinstance(named, Path) and named.is_dir() or text is not None and _holds(folder, text):
         return standing(folder)
     if isinstance(named, Path) and named.is_file():
         return digest(f"file {os.path.relpath(os.path.realpath(named), os.path.realpath(folder))}")
@@ -39,15 +40,18 @@ def check(folder: Path, named: str | Path, text: str) -> None:
     """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, and does not say
     that it was begun from `named`: no file could know what a merge was made of.
     """
-    if not os.path.lexists(folder / PLAN) or standing(folder) == mark(folder, named):
+    if not os.path.lexists(folder / PLAN) or standing(folder) == mark(folder, named) or _holds(folder, text):
         return
-    try:
-        if read_text(folder, STUDY) == text:
-            return
-    except (OSError, ValueError):
-        pass
     told = "was begun from something else than" if standing(folder) else "does not say that it was begun from"
     raise UserError(
         f"{folder} {told} {named}, which bears its name: rename one of them, or give --output {folder} to change that "
         "study, or another --output"
     )
+
+
+def _holds(folder: Path, text: str) -> bool:
+    """Whether the folder's study is this text."""
+    try:
+        return os.path.lexists(folder / PLAN) and read_text(folder, STUDY) == text
+    except (OSError, ValueError):
+        return False

@@ -202,7 +202,7 @@ def together(folder: Path, plan: Plan, records: int, brought: Sequence[Change] =
     key, known = digest(asked), kept(folder)
     new = [change for change in dict.fromkeys(brought) if change not in known.changes]
     unknown = known.lines[-1]["sha256"] != key if known.lines else not records
-    if not (new or unknown):
+    if not (new or unknown) or (known.unread and not known.texts):  # what is there is no text: it stays, and is told
         return ""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entries = [{"sha256": key, "time": now, "records": records, "question": asked}] if unknown else []

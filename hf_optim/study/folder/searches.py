@@ -18,6 +18,9 @@ from hf_optim.study.plan.plan import Plan, Run, make_run
 
 Key = tuple[str, str, int, float]  # task's label, optimizer's label, tuning seed, budget (1 but for a speed-up's)
 
+#: units whose runs are asked which setting they have, where a trial cannot be read
+MOST_ASKED = 20
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -116,7 +119,7 @@ def _as_run(
     """The trial whose setting the runs after a search have, of which a trial cannot be read; None without such runs."""
     over = speedup.steps_at(task, search.budget)
     units = [unit for unit in range(plan.looks[-1]) if plan.tuning_seed(unit) == search.seed]
-    places = [(seed, over) for unit in units[:1] for seed in plan.unit_seeds(unit)]
+    places = [(seed, over) for unit in units[:MOST_ASKED] for seed in plan.unit_seeds(unit)]
     varied = variance.settings(plan.variance) if plan.variance else ()
     places += [(v.seed, dict(v.overrides)) for v in varied if v.tuning_seed == search.seed]
     told = {trial.number: trial for trial in search.trials}

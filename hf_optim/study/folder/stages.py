@@ -107,7 +107,7 @@ def _on_record(state: State, store: RecordStore) -> State:
     """What was run after trials of which one cannot be read any more: of the rest nobody knows what is to be run."""
 
     def there(run: Run) -> bool:
-        return store.record(run.id) is not None
+        return store.record(run.id) is not None or run.id in store.unreadable
 
     return replace(
         state,

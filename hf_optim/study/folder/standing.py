@@ -47,10 +47,11 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
         now = state(plan, store, units, before)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
         judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
-        damaged = not now.settled and all(
-            search.choice for search in now.searches
-        )  # no trial of these is still to come
+        # of a trial that cannot be read; none is still to come
+        damaged = not now.settled and all(search.choice for search in now.searches)
         if not now.settled and not damaged and before is not None:
+            if not before.settled:
+                return Standing(before, before.units, judgement, arms(plan, before.runs, store), False, register)
             now = replace(before, searches=now.searches, settled=False)
         outcomes = arms(plan, now.runs, store)
         if judged:
