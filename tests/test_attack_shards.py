@@ -213,3 +213,11 @@ def test_a_sharded_checkpoint_that_is_damaged_is_an_error_like_others(folder: Pa
     (folder / ".metadata").write_bytes(b"hello")
     with pytest.raises((pickle.UnpicklingError, RuntimeError)), shards.plain():
         read(folder)
+
+
+@pytest.mark.parametrize("code", [pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER])
+def test_no_step_of_a_pickle_makes_room_for_what_is_not_there(code: bytes) -> None:
+    """Thirteen bytes took as much memory as they named, in the look before torch's own."""
+    text = b"\x80\x05" + code + (1 << 62).to_bytes(8, "little") + b"a."
+    with pytest.raises(pickle.UnpicklingError, match="torch does not write"):
+        shards.read_metadata(io.BytesIO(text))

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import py_compile
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,34 @@ def test_a_folder_that_names_code_goes_on_with_its_yaml_or_a_word(
     assert run("study", folder, "--output", tmp_path / "out", "--trust") == 0
     assert run("study", folder / "study.yaml", "--output", tmp_path / "two") == 0
     assert asked == [True, True]
+
+
+@pytest.mark.parametrize("key", ["grad_transform", "base.grad_transform"])
+def test_a_folder_whose_search_names_code_needs_a_word(
+    key: str, tmp_path: Path, code: str, mark: Path, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials became failed records, and a verdict stood on what was left of the search."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    one = "{name: tlr, base: sgd, label: one}" if "." in key else "{name: sgd, label: one}"
+    space = f"tuning: {{trials: 4, space: {{one: {{{key}: {{choices: ['{code}', agr]}}}}, two: {{}}}}}}\n"
+    optimizers = f"optimizers:\n  - {one}\n  - {{name: adamw, label: two}}\n"
+    text = f"name: s\nseeds: 1\ntasks: [{{task: vision, size: smoke}}]\n{optimizers}{space}"
+    (folder / "study.yaml").write_text(text)
+    assert run("study", folder, "--output", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert not mark.exists() and not asked and code in err and "add --trust" in err and err.count("\n") == 1
+
+
+def test_a_file_of_code_that_is_a_hole_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes no disk, and took twice its length of memory."""
+    with (tmp_path / "big.py").open("wb") as file:
+        file.truncate(1 << 33)
+    (tmp_path / "s.yaml").write_text(yaml(f"{tmp_path / 'big.py'}:Mine"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run("study", tmp_path / "s.yaml", "--dry-run", "--output", tmp_path / "out")
+    assert "it has more than 16 MB" in "".join(capsys.readouterr())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
 
 
 def test_a_folder_without_code_needs_no_word(tmp_path: Path, asked: list[bool]) -> None:

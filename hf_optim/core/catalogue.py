@@ -13,6 +13,9 @@ from typing import Any
 
 from hf_optim.errors import UserError, first_line
 
+#: bytes of a file of code
+LARGEST = 16 << 20
+
 _HERE = Path(__file__).parent.parent
 _BASES = ("optimizers", "wrappers")
 #: the family of a class that declares none
@@ -137,6 +140,15 @@ def _signature(cls: ast.ClassDef) -> tuple[dict[str, Any], tuple[str, ...], tupl
     return defaults, required, tuple(a.arg for a in init.kwonlyargs)
 
 
+def code_of(file: Path) -> bytes:
+    """The text of a file of code. A ValueError for one that is larger than any: a file's hole takes no disk."""
+    with file.open("rb") as opened:
+        text = opened.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST >> 20} MB")
+    return text
+
+
 def written(path: str) -> Info | None:
     """What the file of `file.py:Class` declares, read without running it; None where that would take running it: a
     class with other parents than `Optimizer`, values that are computed, an installed module."""
@@ -144,7 +156,7 @@ def written(path: str) -> Info | None:
     if not file.endswith(".py") or not Path(file).expanduser().is_file():
         return None
     try:
-        tree = ast.parse(Path(file).expanduser().read_text(encoding="utf-8"))
+        tree = ast.parse(code_of(Path(file).expanduser()))
         ours = ["Optimizer"] if any(map(_imports_ours, tree.body)) else ["hf_optim.Optimizer"]
         for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name):
             init = _constructor(cls)

@@ -26,6 +26,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from hf_optim.core import caches, validate
+from hf_optim.core.catalogue import code_of
 from hf_optim.errors import UnknownName, UserError
 
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
@@ -178,10 +179,12 @@ def is_path(name: object) -> bool:
 
 
 def paths(value: Any) -> list[str]:
-    """The import paths among the names in plain data: of tasks, optimizers, their bases and their transforms."""
+    """The import paths among the names in plain data: of tasks, optimizers, their bases and their transforms, also
+    where these are called by dotted names, as a search's are.
+    """
     entries: list[str] = []
     for key, entry in value.items() if isinstance(value, Mapping) else ():
-        if key in ("name", "task", "base", "grad_transform") and is_path(entry):
+        if str(key).rpartition(".")[2] in ("name", "task", "base", "grad_transform") and is_path(entry):
             entries.append(entry)
         entries += paths(entry)
     for entry in value if isinstance(value, (list, tuple)) else ():
@@ -226,7 +229,7 @@ def _check_written(path: str, file: Path, attribute: str) -> None:
     seen without running it.
     """
     try:
-        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        nodes = list(ast.walk(ast.parse(code_of(file))))
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise Unimportable(f"{path}: {file.name} is no Python ({getattr(error, 'msg', error)}{line})") from None
@@ -277,10 +280,10 @@ def digests(value: Any) -> dict[str, str]:
     told = {}
     for path in paths(value):
         where = path.rpartition(":")[0]
-        with suppress(UserError, OSError):
+        with suppress(UserError, OSError, ValueError):
             if where.endswith(".py"):
                 file = _file(where)
-                told[path] = _ran.get(_key(file)) or hashlib.sha256(file.read_bytes()).hexdigest()
+                told[path] = _ran.get(_key(file)) or hashlib.sha256(code_of(file)).hexdigest()
     return told
 
 

@@ -29,7 +29,8 @@ _BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4
           "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1}  # fmt: skip
 _NUMPY = {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
 #: steps of a pickle that torch does not write
-_UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX)
+_UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX,
+              pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)  # fmt: skip
 #: what an archive says of itself
 _SAID = {"version": re.compile(rb"[1-9][0-9]?\n"), "byteorder": re.compile(b"little|big")}
 _SCALARS = (str, int, float, bytes, type(None))

@@ -34,8 +34,8 @@ from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
 from hf_optim.study.launch.launcher import Execution
 from hf_optim.study.launch.progress import Display, duration
+from hf_optim.study.plan import code, shipped, units, values
 from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import exports, run_pages
 from hf_optim.study.report import tables as texts
@@ -113,8 +113,8 @@ def study(
     source = source or shipped.find(name)[0]
     with importing.refused(why, trust, read=not Path(name).is_dir()):
         plan = planning.expand(source, seeds=seeds, origin=Path(name).name, overrides=overrides, data=data)
-        if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
-            raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
+        if not (trust or dry_run) and (paths := code.named(plan)):
+            raise importing.Untrusted(f"{', '.join(paths)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
             raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
         told = values.check_values(plan, source)

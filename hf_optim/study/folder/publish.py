@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core import importing
 from hf_optim.core.private import Scrubber, changed, outside_paths, strings
 from hf_optim.core.safe_text import html, markdown
 from hf_optim.core.wording import counted
@@ -31,6 +30,7 @@ from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.results import Results, load
 from hf_optim.study.folder.store import RecordStore, run_names
+from hf_optim.study.plan import code
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
 
@@ -107,8 +107,8 @@ def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Pla
             f"{study}: {counted(len(source.records) - len(copy.records), 'run')} would be lost, planned from "
             "texts that hold a path or a name: rename these in the YAML"
         )
-    if code := importing.paths([*copy.plan.tasks, *copy.plan.optimizers]):
-        told.append(f"code of your own is named and not copied: {', '.join(code)}")
+    if paths := code.named(copy.plan):
+        told.append(f"code of your own is named and not copied: {', '.join(paths)}")
     return copy.plan
 
 
@@ -120,7 +120,7 @@ def _words(plan: Plan) -> set[str]:
     names = [str(task[key]) for task in plan.tasks for key in ("task", "model")]
     names += [str(o["spec"]["name"]) for o in plan.optimizers]
     names += labels
-    for path in importing.paths([*plan.tasks, *plan.optimizers]):
+    for path in code.named(plan):
         names = [name.replace(path, re.split(r"[/\\:]", path)[-1]) for name in names]
     names = [outside_paths(name) for name in names]
     return {word for name in names for word in (name, *name.replace("_", " ").replace("/", " ").split())}
@@ -262,7 +262,7 @@ def readme(published: Published) -> str:
     version = versions.get("hf_optim", [""])
     # It stands in a command, where nothing can be escaped.
     pinned = f"=={version[0]}" if len(version) == 1 and _VERSION.fullmatch(version[0]) else ""
-    code = importing.paths([*plan.tasks, *plan.optimizers])
+    paths = code.named(plan)
     lines = [
         "---",
         f"title: {json.dumps(markdown(plan.title))}",
@@ -294,7 +294,7 @@ def readme(published: Published) -> str:
         "hf-optim study study.yaml --output again     # every run again",
         "```",
         "",
-        *([f"Needs code that is not here: {', '.join(f'`{markdown(name)}`' for name in code)}.", ""] if code else []),
+        *([f"Needs code that is not here: {', '.join(f'`{markdown(name)}`' for name in paths)}.", ""] if paths else []),
         "Made with " + ", ".join(f"{name} {markdown(', '.join(some))}" for name, some in versions.items()) + ".",
         "Paths are shortened to their last part; names of users and machines, addresses and tokens are removed.",
     ]

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from hf_optim.core import importing
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import json_in_html
 from hf_optim.core.wording import counted
@@ -21,6 +20,7 @@ from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results, describe
+from hf_optim.study.plan.code import named
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
@@ -222,7 +222,7 @@ def _again(results: Results) -> str:
         text = ""
     plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
     command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")
-    code = ", ".join(f"<code>{escape(path)}</code>" for path in importing.paths([*plan.tasks, *plan.optimizers]))
+    code = ", ".join(f"<code>{escape(path)}</code>" for path in named(plan))
     needs = f" It needs code that is not in it: {code}." if code else ""
     return (
         "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
