@@ -84,6 +84,10 @@ def test_a_row_of_a_table_is_chosen_by_a_number_and_many_units_are_a_moment(
     [
         ("optimizer,y,z\nsgd,1,2\nadamw,3,4\nsgd,9,2\n", "sgd has 2 rows"),
         ("optimizer,y,z\nsgd,inf,2\nadamw,3,4\n", "sgd has no figure"),
+        ("optimizer,y,z\nsgd,1,2\nadamw,nan,4\n", "no other got through"),
+        ("optimizer,y,z\nsgd,1,2\nadamw,", "no figure that can be read under y of adamw"),
+        ("optimizer,y,z\nsgd,1,2\nlion,3,4\nadamw,<b>,4\n", "no figure that can be read under y of adamw"),
+        ("optimizer,y,z\nadamw,1,2\nsgd", "no figure that can be read under y of sgd"),
         ("optimizer,y,z\nsgd,1,2\nadamw,3,4\nlion,1_0,9\n", "over 2 cases (1 more without a figure)"),
         ("optimizer,y,y\nsgd,1,9\nadamw,3,4\n", "two columns have one name"),
     ],
@@ -91,8 +95,8 @@ def test_a_row_of_a_table_is_chosen_by_a_number_and_many_units_are_a_moment(
 def test_a_table_that_contradicts_itself_holds_nothing_unsaid(
     table: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of an optimizer's rows the first counted and of its rivals' the last, rows without a figure were no rows, and of
-    two columns the last was meant.
+    """Of an optimizer's rows the first counted and of its rivals' the last, rows without a figure were no rows, of
+    two columns the last was meant, and a rival whose row was cut off had not got through.
     """
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "agr-theorem41.csv").write_text(table)

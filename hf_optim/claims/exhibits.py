@@ -72,10 +72,16 @@ def _kept(row: Row, where: Mapping[str, Any]) -> bool:
 def _figure(row: Row, column: str | float) -> float:
     if not isinstance(column, str):
         return float(column)
+    figure = _read(row, column)
+    return math.nan if figure is None else figure
+
+
+def _read(row: Row, column: str) -> float | None:
+    """The figure as it is written, which may be a nan; None where there is none."""
     try:
         return numerals.number(row[column])
     except (KeyError, ValueError):
-        return math.nan
+        return None
 
 
 def _inequality(
@@ -134,7 +140,10 @@ def _lowest(rows: Sequence[Row], column: str, optimizer: str, tolerance: float =
     ((label, count),) = Counter(labels).most_common(1)
     if count > 1:
         return Ruling("not tested", f"{label} has {count} rows: say under `where` which is meant")
-    others = {label: number(_figure(row, column)) for label, row in zip(labels, rows, strict=True)}
+    figures = {label: _read(row, column) for label, row in zip(labels, rows, strict=True)}
+    if lost := [label for label, figure in figures.items() if figure is None]:
+        return Ruling("not tested", f"no figure that can be read under {column} of {lost[0]}")
+    others = {label: number(figure) for label, figure in figures.items()}
     ours = others.pop(optimizer, None)
     finished = {label: value for label, value in others.items() if not math.isnan(value)}
     if ours is None or not others:
