@@ -34,6 +34,7 @@ class Store:
 
     def __init__(self, histories: Mapping[str, list[dict[str, Any]]]) -> None:
         self.histories = histories
+        self.unreadable: dict[str, str] = {}
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         return list(self.histories.get(run_id, ()))

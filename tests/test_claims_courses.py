@@ -159,3 +159,41 @@ def test_a_seed_without_its_partner_says_nothing() -> None:
     del seen.results.records[missing]
     ruling = judged(seen, "throughout", baseline="b", metric="validation_loss")
     assert {finding.pairs for finding in ruling.findings} == {5} and not math.isnan(ruling.findings[0].p)
+
+
+@pytest.mark.parametrize(
+    ("rule", "keys"),
+    [
+        ("sooner", {"baseline": "b", "target": 0.7}),
+        ("sooner", {"baseline": "b", "share": 0.9}),
+        ("throughout", {"baseline": "b"}),
+        ("smoother", {"baseline": "b"}),
+        ("keeps", {"optimizer": "b", "margin": 0.1}),
+    ],
+)
+def test_a_run_of_unknown_course_is_left_out(rule, keys) -> None:
+    """One whose history could not be read had never arrived, and the rows of one that was cut were its whole course."""
+    for lost, pairs in ((1, 5), (6, 0)):
+        seen = evidence({("one", "a"): falling(1.0), ("one", "b"): falling(1.0)[:2]})
+        gone = {run.id: "cut" for run in PLAN.runs if run.optimizer == "b" and run.seed < lost}
+        seen.results.store.unreadable.update(gone)
+        ruling = judged(seen, rule, metric="validation_loss", **keys)
+        assert {finding.pairs for finding in ruling.findings} <= {pairs} and "of 6 seeds" not in ruling.words
+        assert (ruling.verdict == "not tested") == (lost == 6)
+
+
+def test_a_bound_is_asked_of_whole_courses() -> None:
+    from hf_optim.hub.rates import PREFIX
+
+    seen = evidence({("one", "a"): [0.5, 0.6]}, metric=f"{PREFIX}V")
+    seen.results.store.unreadable.update({run.id: "cut" for run in PLAN.runs})
+    ruling = rules.rule(seen, {"rule": "bounded", "optimizer": "a", "key": "V", "high": 1.0})
+    assert ruling.verdict == "not tested"
+
+
+def test_no_share_of_a_best_value_is_asked_where_one_course_is_unknown() -> None:
+    seen = evidence({("one", "a"): falling(1.0), ("one", "b"): falling(1.2)})
+    gone = next(run.id for run in PLAN.runs if (run.task, run.optimizer, run.seed) == ("one", "b", 3))
+    seen.results.store.unreadable[gone] = "cut"
+    assert sorted(seen.best("one", ["a", "b"], "validation_loss", -1)) == [0, 1, 2, 4, 5]
+    assert sorted(seen.arrivals("one", "a", "validation_loss", {0: 0.7, 1: 0.7}, -1)) == [0, 1]

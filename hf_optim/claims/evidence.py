@@ -67,10 +67,12 @@ class Evidence:
         return by_seed
 
     def courses(self, task: str, label: str, metric: str) -> dict[int, list[tuple[float, float]]]:
-        """(step, value) of every row that has the metric, by seed; a run that failed ends with (inf, NaN)."""
+        """(step, value) of every row that has the metric, by seed; a run that failed ends with (inf, NaN), and one of
+        unknown course is absent.
+        """
         by_seed = {}
         for run, record in self.results.runs(task, label):
-            if record is None:
+            if record is None or self.unknown(run):
                 continue
             rows = [(number(row.get("step")), number(row[metric])) for row in self.history(run) if metric in row]
             rows = [(step, value) for step, value in rows if step > 0]
@@ -83,12 +85,14 @@ class Evidence:
     def arrivals(
         self, task: str, label: str, metric: str, target: float | Mapping[int, float], sign: int
     ) -> dict[int, float]:
-        """Steps until the logged metric is as good as `target` (or a target of each seed), NaN where it never is."""
+        """Steps until the logged metric is as good as `target` (or a target of each seed), NaN where it never is; a run
+        of unknown course and a seed without a target are absent.
+        """
         by_seed = {}
         for run, record in self.results.runs(task, label):
-            if record is None:
+            if record is None or self.unknown(run) or (isinstance(target, Mapping) and run.seed not in target):
                 continue
-            goal = target.get(run.seed, math.nan) if isinstance(target, Mapping) else target
+            goal = target[run.seed] if isinstance(target, Mapping) else target
             by_seed[run.seed] = next(
                 (
                     number(row["step"])
@@ -109,22 +113,31 @@ class Evidence:
         return max((step for step in steps if step > 0), default=math.nan)
 
     def best(self, task: str, labels: list[str], metric: str, sign: int) -> dict[int, float]:
-        """The best logged value of each seed over all of these optimizers."""
+        """The best logged value of each seed over all of these optimizers; none where the course of one is unknown."""
         by_seed: dict[int, float] = {}
+        unknown: set[int] = set()
         for label in labels:
             for run, record in self.results.runs(task, label):
+                if record is not None and self.unknown(run):
+                    unknown.add(run.seed)
                 seen = [number(row.get(metric)) for row in self.history(run)] if record is not None else []
                 seen = [sign * value for value in seen if not math.isnan(value)]
                 if seen:
                     by_seed[run.seed] = (
                         max([*seen, *([sign * by_seed[run.seed]] if run.seed in by_seed else [])]) * sign
                     )
-        return by_seed
+        return {seed: value for seed, value in by_seed.items() if seed not in unknown}
+
+    def unknown(self, run: Run) -> bool:
+        """Whether the run's history is one that cannot be read to its end: who knows where it arrived."""
+        self.history(run)
+        return run.id in self.results.store.unreadable
 
     def history(self, run: Run) -> list[dict[str, Any]]:
-        """The rows of a run's history."""
+        """The rows of a run's history; none of one that cannot be read to its end, which is no whole course."""
         if run.id not in self._histories:
-            self._histories[run.id] = self.results.history(run)
+            rows = self.results.history(run)
+            self._histories[run.id] = [] if run.id in self.results.store.unreadable else rows
         return self._histories[run.id]
 
 
