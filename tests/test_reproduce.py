@@ -70,6 +70,23 @@ def test_a_half_finished_study_has_a_page_that_says_what_ran(tmp_path) -> None:
     assert "**not tested**" in page and "smaran −" not in page.partition("## ")[0]
 
 
+def test_a_page_names_the_runs_that_cannot_be_read(tmp_path, capsys) -> None:
+    """Of their records it said "not made yet", and of their histories nothing."""
+    loaded = read_claim(HEAD + SAYS.replace("baseline: adamw}", "baseline: adamw, metric: gap_as_run}") + STUDY)
+    plan = study(tmp_path, {"adamw": 0.90, "smaran": 0.95}, missing=[("smaran", 5)]).plan
+    homes = {(run.optimizer, run.seed): tmp_path / "runs" / run.id for run in plan.runs}
+    (homes["adamw", 0] / "record.json").write_text("{")
+    (homes["adamw", 1] / "history.jsonl").unlink()
+    reproduction.write(loaded, Options(), tmp_path, loaded.settings["small"].study)
+    page = (tmp_path / "reproduction.md").read_text()
+    assert "10 of 12 runs finished with 6 seeds, 1 unreadable, 1 not made yet." in page
+    left_out = page.partition("Not readable, and left out:\n\n")[2].partition("\n\n")[0].splitlines()
+    assert [text.partition(": ")[0] for text in left_out] == ["- adamw on MLP, seed 0", "- adamw on MLP, seed 1"]
+    assert "record.json" in left_out[0] and "history.jsonl" in left_out[1]
+    err = capsys.readouterr().err
+    assert err.startswith("unreadable: adamw on MLP, seed 0: ") and "1 more" in err and err.count("\n") == 1
+
+
 def test_a_page_says_what_was_changed_after_results_were_known(tmp_path, capsys) -> None:
     """The study's own report did; on the page an extension until a sentence held looked as if it had been planned."""
     (tmp_path / "x.yaml").write_text(HEAD + SAYS + STUDY)

@@ -18,6 +18,7 @@ from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
 from hf_optim.core.wording import counted
 from hf_optim.study.findings.verdicts import changed
+from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     """The whole reproduction as Markdown: what ran, and nothing else. `files` are a command's own."""
     claim = outcome.claim
     lines = [f"# {safe(f'{claim.paper}, {claim.where}: {claim.title}')}", ""]
-    lines += [_ran(outcome), ""] if outcome.results is not None else []
+    lines += [_ran(outcome), "", *_unreadable(outcome.results)] if outcome.results is not None else []
     lines += [f"- [{safe(name)}]({quote(name, errors='surrogateescape')})" for name in files] + ([""] if files else [])
     lines += ["## Verdicts", ""]
     lines += [f"- {safe(text)}" for text in _changed(outcome)]
@@ -97,16 +98,25 @@ def _ran(outcome: Outcome) -> str:
     assert outcome.results is not None
     results, plan = outcome.results, outcome.results.plan
     status = Counter(record["status"] for record in results.records.values())
-    missing = len(plan.runs) - len(results.records)
+    unreadable = {run.id for run, _ in results.unreadable()}
+    bad = [run for run in plan.runs if run.id in unreadable and run.id not in results.records]
+    missing = len(plan.runs) - len(results.records) - len(bad)
     runs, seeds = counted(len(plan.runs), "run"), counted(len(plan.seeds), "seed")
     parts = [f"Size {outcome.size}; {status['ok']} of {runs} finished with {seeds}"]
     parts += [f"{status['failed']} failed"] if status["failed"] else []
+    parts += [f"{len(bad)} unreadable"] if bad else []
     if missing:
-        there = {(run.task, run.optimizer) for run in plan.runs if run.id in results.records}
+        there = {(run.task, run.optimizer) for run in plan.runs if run.id in results.records or run.id in unreadable}
         cells = [(task["label"], label) for task, label, _ in plan.cells()]
         bare = [safe(f"{label} on {task}") for task, label in cells if (task, label) not in there]
         parts.append(f"{missing} not made yet" + (f" (none at all of {', '.join(bare)})" if bare and there else ""))
     return f"{', '.join(parts)}. {CAUTION[outcome.size]}"
+
+
+def _unreadable(results: Results) -> list[str]:
+    """Each run with a record or a history that nobody can read: what rests on it is in no verdict."""
+    unreadable = [f"- {safe(f'{describe(run)}: {why}')}" for run, why in results.unreadable()]
+    return ["Not readable, and left out:", "", *unreadable, ""] if unreadable else []
 
 
 def _changed(outcome: Outcome) -> list[str]:

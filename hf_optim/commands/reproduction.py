@@ -316,6 +316,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
         raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
+    records.tell_unreadable([results])
     _write(reproduced, folder, _marks_kept(chosen, folder))
 
 
