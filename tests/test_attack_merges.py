@@ -294,6 +294,18 @@ def test_a_merge_takes_the_history_that_can_be_read(damage: Any, tmp_path: Path,
     assert (tmp_path / "both" / run).read_bytes() == (mine / run).read_bytes()
 
 
+def test_a_run_that_a_merge_takes_is_not_told_as_left_out(tmp_path: Path, capsys: Any) -> None:
+    """Its record is there, and what can be read of its history."""
+    mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "adamw", "lion")
+    for study in (mine, theirs):
+        _changed(study, "history.jsonl", lambda text: text[:-9])
+    place = f"runs/{read_plan(mine).runs[0].id}/history.jsonl"
+    code, out, _ = command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")
+    assert code == 0 and f"left out: mine: {place}" not in out and f"left out: theirs: {place}" in out
+    assert [line for line in out.splitlines() if line.startswith("unreadable: ") and place in line]
+    assert (tmp_path / "both" / place).read_bytes() == (mine / place).read_bytes()
+
+
 def test_a_study_and_what_there_was_of_it_before_its_trials_were_over_are_one(tmp_path: Path, capsys: Any) -> None:
     """Its judged runs are not planned there; of records that say no metric they had another result: none."""
     study, half = whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path / "study"), tmp_path / "half"

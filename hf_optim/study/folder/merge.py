@@ -253,7 +253,12 @@ def merge(
         "studies": [name for name, _ in loaded],
         "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
         "set_aside": set_aside,
-        "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
+        "left_out": [
+            f"{name}: {why}"
+            for name, results in loaded
+            for run_id, why in results.store.unreadable.items()
+            if run_id not in taken or taken[run_id][0] != name  # of one that is taken all is copied
+        ],
     }
     registers = [(name, results.standing.register) for name, results in loaded]
     unread = [json.dumps(questions.untold(f"{name}: {r.unread}")) + "\n" for name, r in registers if r.unread]
@@ -303,7 +308,7 @@ def _kept_names(folders: Sequence[Path]) -> list[str]:
 
 
 def left_out(into: Path) -> list[str]:
-    """A line for each record or history that the merge into `into` could not read: its run is missing there."""
+    """A line for each record or history that could not be read and that the merge into `into` did not take."""
     return list(read_json(into, ORIGIN)["left_out"])
 
 
