@@ -13,6 +13,7 @@ from hf_optim.commands import main as cli
 from hf_optim.curvature import hessian, landscape
 from hf_optim.curvature.solution import Solution, gather, norms
 from hf_optim.errors import UserError
+from hf_optim.experiment.checkpoint import read_solution
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.training import train
 
@@ -216,6 +217,22 @@ def test_the_command_looks_at_a_runs_checkpoint(runs, capsys) -> None:
     rows = list(csv.DictReader((folder / "landscape.csv").open()))
     middle = next(float(row["loss"]) for row in rows if float(row["first"]) == float(row["second"]) == 0)
     assert middle == pytest.approx(figures["loss"], rel=1e-6) and len(rows) == 9
+
+
+TASKS = ("vision", "lm", "albert", "translation", "finetune", "ddpm", "logistic")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_loss_in_float64_is_not_rounded(task: str, tmp_path) -> None:
+    """Models took no batch of float32 then, and those of language and ddpm computed their loss in float32."""
+    spec = RunSpec(task=task, size="smoke", optimizer={"name": "adamw"}, overrides={"steps": 1})
+    train(spec, tmp_path, progress=False, checkpoint_every=1)
+    single, double = (
+        read_solution(tmp_path / "checkpoint-1", spec, "validation", 4, double=double) for double in (False, True)
+    )
+    (loss, _), *_ = double.losses()
+    assert loss.dtype is torch.float64 and loss.float().item() != loss.item()
+    assert loss.item() == pytest.approx(single.loss(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

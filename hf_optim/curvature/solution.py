@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from hf_optim.errors import UserError
@@ -64,14 +65,32 @@ class Solution:
 
     def losses(self) -> Iterator[tuple[Tensor, float]]:
         """Each batch's loss with its weight; differentiable twice."""
+        double = next(self.model.parameters()).dtype is torch.float64
         with twice_differentiable():
             for batch, count in self.batches:
-                yield self.model(**batch).loss, count / self.samples
+                with _InFloat64() if double else nullcontext():
+                    loss = self.model(**batch).loss
+                yield loss, count / self.samples
 
     @torch.no_grad()
     def loss(self) -> float:
         """The mean loss, a float64 sum of batches."""
         return sum(float(loss) * weight for loss, weight in self.losses())
+
+
+class _InFloat64(TorchFunctionMode):
+    """Within it what a model asks to be float32 is float64: losses, norms and softmaxes of most models ask so for the
+    sake of half precision, and would round.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = Tensor.double if func is Tensor.float else func
+        named = {key: _widened(value) for key, value in (kwargs or {}).items()}
+        return func(*map(_widened, args), **named)
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
 
 
 @contextmanager

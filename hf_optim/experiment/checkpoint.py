@@ -366,11 +366,10 @@ def read_solution(
         model: Any = read_model(task, name, checkpoint)
     task.suits(model, data)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if double:
-        model.double()
     dataset: Any = {"train": train_part(data, None), "validation": data.validation, "test": data.test}[split]
     solution = gather(model, dataset, task.collate(data), samples)
-    if double:
+    if double:  # once gathered: that takes the batches as they are
+        model.double()
         solution.batches = [({k: _double(v) for k, v in batch.items()}, n) for batch, n in solution.batches]
     return solution
 
