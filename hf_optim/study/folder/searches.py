@@ -84,6 +84,7 @@ def searched_cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
 
 
 def known_searches(plan: Plan, store: RecordStore, units: int, before: Sequence[Search] = ()) -> Iterator[Search]:
+    """The searches of the first so many units, from the records; those of `before` are not worked out anew."""
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
     known = {key_of(search): search for search in before}
     for cell in searched_cells(plan, units):
