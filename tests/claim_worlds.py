@@ -36,8 +36,8 @@ class Store:
         self.histories = histories
         self.unreadable: dict[str, str] = {}
 
-    def history(self, run_id: str) -> list[dict[str, Any]]:
-        return list(self.histories.get(run_id, ()))
+    def course(self, run_id: str) -> list[dict[str, Any]] | None:
+        return None if run_id in self.unreadable else list(self.histories.get(run_id, ()))
 
 
 def noise(*names: object, seeds: int) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_parts import SPEC, interrupted_run
+from attack_parts import SPEC, Code, interrupted_run
 from safetensors.torch import load_file, save_file
 from study_fakes import make_study
 from transformers import Trainer
@@ -35,11 +34,6 @@ from hf_optim.study.launch.messages import Request
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interrupted_run(tmp_path_factory.mktemp("run"))
-
-
-class Code:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch ran",)
 
 
 def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Any]:

@@ -27,7 +27,7 @@ class Evidence:
 
     results: Results
     renamed: Mapping[str, str] = field(default_factory=dict)
-    _histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    _courses: dict[str, list[dict[str, Any]] | None] = field(default_factory=dict, repr=False)
 
     def tasks(self, labels: list[str] | None = None) -> list[Mapping[str, Any]]:
         """The tasks of these labels that are in the study, in its order; all for None."""
@@ -130,15 +130,16 @@ class Evidence:
 
     def unknown(self, run: Run) -> bool:
         """Whether the run's history is one that cannot be read to its end: who knows where it arrived."""
-        self.history(run)
-        return run.id in self.results.store.unreadable
+        return self._course(run) is None
 
     def history(self, run: Run) -> list[dict[str, Any]]:
-        """The rows of a run's history; none of one that cannot be read to its end, which is no whole course."""
-        if run.id not in self._histories:
-            rows = self.results.history(run)
-            self._histories[run.id] = [] if run.id in self.results.store.unreadable else rows
-        return self._histories[run.id]
+        """The rows of a run's history; none of one of unknown course."""
+        return self._course(run) or []
+
+    def _course(self, run: Run) -> list[dict[str, Any]] | None:
+        if run.id not in self._courses:
+            self._courses[run.id] = self.results.store.course(run.id)
+        return self._courses[run.id]
 
 
 def listed(value: Any) -> list[Any]:

@@ -280,7 +280,7 @@ def digests(value: Any) -> dict[str, str]:
     told = {}
     for path in paths(value):
         where = path.rpartition(":")[0]
-        with suppress(UserError, OSError, ValueError):
+        with suppress(OSError, ValueError):
             if where.endswith(".py"):
                 file = _file(where)
                 told[path] = _ran.get(_key(file)) or hashlib.sha256(code_of(file)).hexdigest()

@@ -75,7 +75,7 @@ def _goes_on(checkpoint: Path) -> bool:
     return random and (checkpoint / "scheduler.pt").is_file() and optimizer
 
 
-def is_begun(checkpoint: Path) -> bool:
+def _is_begun(checkpoint: Path) -> bool:
     """Whether a folder is called as Trainer calls a checkpoint, and begins as one does: all else is somebody's."""
     if step_of(checkpoint.name) < 0 or checkpoint.is_symlink() or not checkpoint.is_dir():
         return False
@@ -87,7 +87,7 @@ def is_cut_short(checkpoint: Path) -> bool:
     """Whether this is what a killed run leaves of the checkpoint that it was writing: weights come first, the state
     last. A whole one is none, nor one out of which the rest was taken: that folder is younger than all that is in it.
     """
-    if not is_begun(checkpoint) or os.path.lexists(checkpoint / "trainer_state.json"):
+    if not _is_begun(checkpoint) or os.path.lexists(checkpoint / "trainer_state.json"):
         return False
     weighs = any(path for kind in (*WEIGHTS, ADAPTER_WEIGHTS) for path in checkpoint.glob(kind))
     if not weighs or any(checkpoint.glob("optimizer*")):

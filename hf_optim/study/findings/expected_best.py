@@ -95,7 +95,8 @@ def _over_repetitions(each: Sequence[Curve]) -> Curve:
 
 
 def _curve(task: Mapping[str, Any], search: Search, runs: Sequence[Run], reader: RecordStore) -> Curve:
-    greater, before = bool(task["primary"]["greater_is_better"]), _before(task, search.trials, reader)
+    greater = bool(task["primary"]["greater_is_better"])
+    before = reader.untrained_of((t.run.id for t in search.trials if t.status), validation_metric(task))
     known = [t.value for t in search.trials if t.status == "ok"] + ([] if math.isnan(before) else [before])
     floor = (min if greater else max)(known, default=math.nan)
     rows = [(t.value if t.status == "ok" else floor, t) for t in search.trials]
@@ -140,11 +141,3 @@ def _judged(task: Mapping[str, Any], runs: Sequence[Run], reader: RecordStore) -
     records = [reader.record(run.id) for run in runs]
     values = [number(record["metrics"].get(task["primary"]["name"])) for record in records if record]
     return math.fsum(values) / len(values) if runs and len(values) == len(runs) else math.nan
-
-
-def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: RecordStore) -> float:
-    """The validation value before the first step: the same for all trials of a search."""
-    metric = validation_metric(task)
-    # A small space repeats a setting, and so a run: thousands of trials may be one.
-    known = (reader.untrained(run_id, metric) for run_id in dict.fromkeys(t.run.id for t in trials if t.status))
-    return next((value for value in known if not math.isnan(value)), math.nan)

@@ -49,7 +49,10 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
         place = rate_key(spec, block["key"])
         if place is None:
             continue
-        before = {seed: _before([g.run for g in mine if g.run.seed == seed], reader) for seed in seeds}
+        alike: dict[int, list[str]] = {}
+        for grid_run in mine:
+            alike.setdefault(grid_run.run.seed, []).append(grid_run.run.id)
+        before = {seed: reader.untrained_of(alike.get(seed, ()), "validation_loss") for seed in seeds}
         losses = {(grid_run.value, grid_run.run.seed): _loss(grid_run.run, reader) for grid_run in mine}
         rows = [[losses.get((value, seed)) for seed in seeds] for value in block["values"]]
         kept = [[_kept(x, before[s]) for x, s in zip(row, seeds, strict=True) if x is not None] for row in rows]
@@ -80,12 +83,6 @@ def _loss(run: Run, reader: RecordStore) -> float | None:
     if record is None:
         return None
     return number(record["metrics"].get("validation_loss")) if record["status"] == "ok" else math.nan
-
-
-def _before(runs: Sequence[Run], reader: RecordStore) -> float:
-    """The validation loss before the first step: the same for all runs of a seed, of which an optimizer has its own."""
-    known = (reader.untrained(run_id, "validation_loss") for run_id in dict.fromkeys(run.id for run in runs))
-    return next((loss for loss in known if not math.isnan(loss)), math.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -49,10 +49,9 @@ def in_parts(results: Results, tables: Sequence[TaskTable]) -> list[list[tuple[s
         else:
             rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
             over = _tally([row.comparison for _, row in rows]) if len(rows) > FEW else ""
-            leads = [f" {over}", *[". And "] * len(rows)]
             parts = [
-                (f"{lead}on {table.task}{_size(table)}: ", part(results, table, row))
-                for lead, (table, row) in zip(leads, rows, strict=False)
+                (f"{'. And ' if i else f' {over}'}on {table.task}{_size(table)}: ", part(results, table, row))
+                for i, (table, row) in enumerate(rows)
             ]
         if parts:
             warned = " ".join(filter(None, (".", unlike(results, label))))

@@ -168,7 +168,7 @@ def _tell_apart(run_id: str, a: RecordStore, b: RecordStore) -> str:
 
 def _whole(run_id: str, store: RecordStore) -> bool:
     """Whether a run's history can be read, and says anything of the validation split."""
-    return bool(_measured(store.history(run_id))) and run_id not in store.unreadable
+    return bool(_measured(store.course(run_id) or []))
 
 
 def _measured(rows: Sequence[Row]) -> dict[tuple[float, str], Any]:

@@ -98,12 +98,13 @@ def known_searches(plan: Plan, store: RecordStore, units: int, before: Sequence[
             cell["task"], cell["optimizer"], cell["seed"], cell["space"], tuple(trials), waiting, None,
             cell.get("budget", 1.0),
         )  # fmt: skip
-        best = best_trial(trials, task["primary"]["greater_is_better"])
-        if not search.complete:
-            if not any(trial.run.id in store.unreadable for trial in trials):
-                yield search
-                continue
+        if search.complete:
+            best = best_trial(trials, task["primary"]["greater_is_better"])
+        elif any(trial.run.id in store.unreadable for trial in trials):
             best = _as_run(plan, cell, task, spec, search, store)
+        else:
+            yield search
+            continue
         point = best.point if best else cell["points"][0] if cell["points"] else {}
         edges = tuple(tuning.edges(cell["space"], point)) if best else ()
         yield replace(search, choice=Choice(tuning.assign(spec, point), best, edges))

@@ -43,6 +43,7 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
     store.belongs_to(plan)
     judgement: Judgement | None = None
     before: State | None = None
+    outcomes: dict[Key, Arm] = {}
     for index, units in enumerate(plan.looks):
         now = state(plan, store, units, before)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
@@ -51,7 +52,7 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
         damaged = not now.settled and all(search.choice for search in now.searches)
         if not now.settled and not damaged and before is not None:
             if not before.settled:
-                return Standing(before, before.units, judgement, arms(plan, before.runs, store), False, register)
+                return Standing(before, before.units, judgement, outcomes, False, register)
             now = replace(before, searches=now.searches, settled=False)
         outcomes = arms(plan, now.runs, store)
         if judged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,11 @@ class RecordStore:
             self.unreadable[run_id] = f"{place}: {damaged} of {damaged + len(rows)} lines are no rows of a history"
         return rows
 
+    def course(self, run_id: str) -> list[dict[str, Any]] | None:
+        """The rows of a run's history; None of one that cannot be read to its end, which is no whole course."""
+        rows = self.history(run_id)
+        return None if run_id in self.unreadable else rows
+
     def sample(self, run_id: str, name: str, most: int = files.LARGEST) -> bytes:
         """What a run has generated, by the name that its record gives. An OSError where it is not there, has more than
         `most` bytes, or is something else of the run's: what it printed, a checkpoint.
@@ -174,6 +179,13 @@ class RecordStore:
             before = itertools.takewhile(lambda row: row.get("step") == 0, rows)  # rows ascend
             self._untrained[run_id] = {k: v for row in reversed([*before]) for k, v in row.items()}  # the first counts
         return number(self._untrained[run_id].get(metric))
+
+    def untrained_of(self, run_ids: Iterable[str], metric: str) -> float:
+        """The same of runs that begin alike: what the first says that says it. One may be named often: a small space of
+        settings repeats them.
+        """
+        known = (self.untrained(run_id, metric) for run_id in dict.fromkeys(run_ids))
+        return next((value for value in known if not math.isnan(value)), math.nan)
 
     def _first_rows(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of a run's history as far as step 0 needs them: reading all of thousands of runs takes a minute."""

@@ -20,7 +20,7 @@ from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results, describe
-from hf_optim.study.plan.code import named
+from hf_optim.study.plan import code
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
@@ -222,8 +222,8 @@ def _again(results: Results) -> str:
         text = ""
     plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
     command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")
-    code = ", ".join(f"<code>{escape(path)}</code>" for path in named(plan))
-    needs = f" It needs code that is not in it: {code}." if code else ""
+    paths = ", ".join(f"<code>{escape(path)}</code>" for path in code.named(plan))
+    needs = f" It needs code that is not in it: {paths}." if paths else ""
     return (
         "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
         f"the same command only makes what is missing.{needs}</p>"
