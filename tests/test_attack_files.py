@@ -17,7 +17,7 @@ from study_fakes import make_study, replan
 from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
-from hf_optim.experiment import files
+from hf_optim.experiment import files, plain_json
 from hf_optim.experiment.spec import RunSpec, id_of
 from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
@@ -207,7 +207,9 @@ def test_of_a_log_without_end_its_end_is_shown(tmp_path: Path, capsys: pytest.Ca
     assert "the end of it" in page and len(page) < 100_000
 
 
-@pytest.mark.parametrize("text", ['{"":0}\n' * (store.MOST_ROWS + 1), '{"a":[' + "[]," * files.MOST_VALUES + "1]}"])
+@pytest.mark.parametrize(
+    "text", ['{"":0}\n' * (store.MOST_ROWS + 1), '{"a":[' + "[]," * plain_json.MOST_VALUES + "1]}"]
+)
 def test_a_history_without_end_is_unreadable(tmp_path: Path, text: str) -> None:
     """Its zip has some kB; parsed it would have gigabytes."""
     study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)

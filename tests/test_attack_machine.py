@@ -270,7 +270,11 @@ def test_a_home_in_the_current_folder_is_none(
     assert capsys.readouterr().err == "error: this user has no home folder: set HOME to one, from / on\n"
 
 
-def test_a_folders_name_is_no_command_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["slurm", "debug"])
+def test_a_folders_name_is_no_command_of_a_job_and_no_other_folder(
+    where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`%t` is a task's number to submitit, also in the name of a folder, which is then another one's."""
     pytest.importorskip("submitit")
     from hf_optim.study.launch import jobs
 
@@ -279,10 +283,30 @@ def test_a_folders_name_is_no_command_of_a_job(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / "bin" / name).chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    for name in ("theirs\ntouch canary #", "it's $(touch canary)"):
+    for name in (
+        "theirs\ntouch canary #",
+        "it's $(touch canary)",
+        "theirs%t",
+        "theirs%3j",
+        "the%%irs",
+        "th\\eirs",
+        "9%",
+    ):
         (folder := tmp_path / name / "mine").mkdir(parents=True)
-        refused = pytest.raises(UserError, match="has a line break in it") if "\n" in name else contextlib.nullcontext()
-        with refused:
-            jobs.check(folder, jobs.Launch("slurm"), jobs.Execution())
-            jobs._submit(folder, jobs.Launch("slurm"), jobs.Share("", jobs.Execution()), 1)
-        assert not (tmp_path / "canary").exists()
+        plain = name in ("it's $(touch canary)", "9%")
+        with contextlib.nullcontext() if plain else pytest.raises(UserError, match="in it, which submitit or SLURM"):
+            jobs.check(folder, jobs.Launch(where), jobs.Execution())
+            jobs._submit(folder, jobs.Launch(where), jobs.Share("", jobs.Execution()), 1)
+        assert (folder / "jobs").exists() == plain
+    assert {"canary", "theirs0"}.isdisjoint(os.listdir(tmp_path))
+
+
+def test_a_folder_called_as_a_home_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    from hf_optim.study.launch import jobs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (job,) = jobs._submit(Path("~"), jobs.Launch("debug"), jobs.Share("", jobs.Execution()), 1)
+    assert job.paths.folder.parent == tmp_path / "~" / "jobs"
+    assert not (tmp_path / "home").exists()

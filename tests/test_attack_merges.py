@@ -16,7 +16,7 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core import private
 from hf_optim.errors import UserError
-from hf_optim.experiment import files
+from hf_optim.experiment import files, plain_json
 from hf_optim.study.folder import publish, questions, shared, store
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.results import load
@@ -42,9 +42,9 @@ def test_no_merge_makes_a_plan_of_more_values_than_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Of a stranger's, written without lines, a merge made one with a line a value: one's own study was lost."""
-    monkeypatch.setattr(files, "MOST_VALUES", 5000)
-    monkeypatch.setattr(files.check_count, "__defaults__", (5000,))
-    monkeypatch.setattr(files.parse_json, "__defaults__", (False, 5000))
+    monkeypatch.setattr(plain_json, "MOST_VALUES", 5000)
+    monkeypatch.setattr(plain_json.check_count, "__defaults__", (5000,))
+    monkeypatch.setattr(plain_json.parse_json, "__defaults__", (False, 5000))
     mine, theirs = make_study(tmp_path / "mine", seeds=1), make_study(tmp_path / "theirs", ("adamw", "lion"), seeds=1)
     plan = json.loads((theirs / "plan.json").read_text())
     plan["optimizers"][1]["defaults"] = {"lr": [1] * 4000}

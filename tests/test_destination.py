@@ -133,3 +133,24 @@ def test_nothing_of_a_private_file_is_open_to_others_while_it_is_written(tmp_pat
     file.chmod(0o600)
     with whole(tmp_path, file.name):
         assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to any group")
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_replaced_stays_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """What colleagues shared became the whole primary group's."""
+
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    for name, mode in (("file", 0o660), ("folder", 0o770)):
+        (path := tmp_path / name).mkdir() if name == "folder" else (path := tmp_path / name).touch()
+        os.chown(path, -1, 4321)
+        path.chmod(mode)
+    if not kept:
+        monkeypatch.setattr("os.fchown", refused)
+    with whole(tmp_path, "file") as file, files.whole_folder(tmp_path, "folder"):
+        file.write(b"new")
+    for name, mode in (("file", 0o660), ("folder", 0o770)):
+        there = (tmp_path / name).stat()
+        assert (there.st_gid == 4321) == kept and stat.S_IMODE(there.st_mode) == (mode if kept else mode & ~0o070)

@@ -22,6 +22,7 @@ from study_fakes import make_study
 from hf_optim.core import private
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
+from hf_optim.experiment.disk import writing
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import read_status
@@ -344,6 +345,14 @@ def test_a_resumed_run_does_not_follow_its_checkpoints(tmp_path: Path, secret: P
     assert last_checkpoint(tmp_path) == str(whole)
     with pytest.raises(files.Refused, match="optimizer.pt"):
         files.check_tree(whole)
+
+
+def test_another_users_file_is_not_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever did as the line said lost a good checkpoint."""
+    (tmp_path / "checkpoint-3").mkdir()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="checkpoint-3: cannot be read: make it readable, or choose"), writing(tmp_path):
+        files.check_tree(tmp_path)
 
 
 def test_what_looks_like_a_token_and_is_a_word_stays() -> None:

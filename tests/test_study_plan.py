@@ -216,6 +216,24 @@ def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
     assert len(known(planned, tmp_path / "s")) == 11 and planned.runs[1].id in known(planned, tmp_path / "s")
 
 
+def test_a_retry_removes_nothing_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's folder that became a link once it was read."""
+    planned = expand(GOOD)
+    beginning.prepare(planned, GOOD, tmp_path / "s")
+    home = tmp_path / "s" / "runs" / planned.runs[0].id
+    home.mkdir()
+    record = {"id": home.name, "spec": planned.runs[0].spec, "status": "failed", "metrics": {}}
+    (home / "record.json").write_text(json.dumps(record))
+
+    def swapped() -> None:
+        home.rename(tmp_path / "mine")
+        home.symlink_to(tmp_path / "mine")
+
+    with pytest.raises(UserError, match="is a link"):
+        beginning.prepare(planned, GOOD, tmp_path / "s", retry_failed=True, ready=swapped)
+    assert (tmp_path / "mine" / "record.json").is_file()
+
+
 def test_options_of_a_task_reach_its_runs() -> None:
     planned = expand(GOOD.replace("label: small net", "label: small net\n    options: {embedding_size: 8}"))
     assert {r.spec.get("options", {}).get("embedding_size") for r in planned.runs if r.task == "small net"} == {8}

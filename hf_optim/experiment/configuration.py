@@ -11,7 +11,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import files
+from hf_optim.experiment import files, plain_json
 
 #: keys with which transformers would run code, or read what is not in the folder; `attribute_map` gives any of them
 #: another name, and with either of two a backbone that is not named is one that older releases ask the Hub for
@@ -102,14 +102,14 @@ def whole_numbers(value: Any) -> Iterator[int]:
         yield from whole_numbers(entry)
 
 
-def read_mapping(file: Path, largest: int = files.LARGEST, most: int = files.MOST_VALUES) -> Any:
+def read_mapping(file: Path, largest: int = files.LARGEST, most: int = plain_json.MOST_VALUES) -> Any:
     """What the user names may lie behind a link (a cache of models does), but must be plain data, of `largest` bytes
     and `most` values.
     """
     try:
         if file.stat().st_size > largest:
             raise ValueError(f"has more than {largest >> 20} MB")
-        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True, most=most)
+        value = plain_json.parse_json(file.read_text(encoding="utf-8"), wide=True, most=most)
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
     if not isinstance(value, dict):

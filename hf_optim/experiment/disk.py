@@ -40,7 +40,7 @@ class Unwritable(UserError):
 def unwritable(folder: Path, error: OSError) -> Unwritable:
     """One line for a folder that takes no more files."""
     if isinstance(error, Refused):
-        return Unwritable(f"{folder}: {error}: remove it, or choose another place")
+        return Unwritable(f"{folder}: {error}: {error.mend}, or choose another place")
     why = error.strerror or str(error)
     if error.errno in FULL:
         again = "make space and give the same command again; what is finished is kept"

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,15 +20,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hf_optim.core.shape import FARTHEST, once
 from hf_optim.errors import UserError
+from hf_optim.experiment.plain_json import check_count, parse_json, readable
 
 #: bytes of a file that is read at once; histories of long runs have some MB
 LARGEST = 64 << 20
-#: values of a JSON text: a short one of a list's is three characters in a file and a hundred bytes in memory
-MOST_VALUES = 4_000_000
-#: levels of JSON that we write are five or six
-DEEPEST = 24
 #: folders within folders of a run; ours are two or three
 FARTHEST_DOWN = 40
 #: bytes of a run's folder that is copied without its checkpoints; ours have some MB
@@ -37,12 +32,12 @@ LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
 #: how a folder is opened that is passed through: on Linux one that may not be listed, too
 _FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", 0)
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LONG = re.compile(r"(?<![0-9.])[0-9]{19}")
 
 
 class Refused(OSError):
     """What stands there is no plain file or folder of its own."""
+
+    mend = "remove it"
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(errno.EPERM, why)
@@ -50,6 +45,12 @@ class Refused(OSError):
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
+
+
+class Unreadable(Refused):
+    """Another user's file: what it holds nobody here knows."""
+
+    mend = "make it readable"
 
 
 @contextmanager
@@ -143,56 +144,6 @@ def read_json(folder: Path, name: str) -> Any:
     return parse_json(read_text(folder, name))
 
 
-def parse_json(text: str, wide: bool = False, most: int = MOST_VALUES) -> Any:
-    """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, hundreds of levels, more than `most` values, and, unless `wide` (what others have written), two values
-    under one name and whole numbers of more than 64 bits (as transformers writes for "no limit").
-    """
-    check_count(text, most)
-    try:
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=None if wide else once)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not is_shallow(value, DEEPEST):
-        raise ValueError("nested too deeply")
-    if not wide and _LONG.search(text) and not _in_64_bits(value):
-        raise ValueError("a whole number has more than 64 bits")
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a text holds half a character (a lone surrogate)") from None
-    return value
-
-
-def _in_64_bits(value: Any) -> bool:
-    """What no other program reads, and no float holds. (Hashes are texts.)"""
-    if isinstance(value, int):
-        return abs(value) < 2**64
-    return all(
-        map(_in_64_bits, value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-    )
-
-
-def check_count(text: str, most: int = MOST_VALUES) -> None:
-    """Raise a ValueError if JSON (or JSON lines) would be more than `most` values, without parsing it."""
-    if len(text) > most and sum(map(text.count, ",[{\n")) > most:
-        raise ValueError(f"more than {most:,} values")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def is_shallow(value: Any, levels: int) -> bool:
-    """Whether plain data are nested at most so deeply."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return True
-    return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value if isinstance(inner, (dict, list)))
-
-
 def check_tree(folder: Path, most: int | None = None) -> None:
     """Raise `Refused` unless everything below `folder` is a folder or a plain file that can be read, not too far below.
 
@@ -213,7 +164,7 @@ def check_tree(folder: Path, most: int | None = None) -> None:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise Refused(str(path.relative_to(folder.parent)), "is no plain file")
             if not os.access(path, os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK):
-                raise Refused(str(path.relative_to(folder.parent)), "cannot be read")
+                raise Unreadable(str(path.relative_to(folder.parent)), "cannot be read")
             if stat.S_ISREG(mode) and not fnmatch(path.relative_to(folder).parts[0], CHECKPOINTS):
                 size += standing.st_size
     if most is not None and size > most:
@@ -280,26 +231,34 @@ def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder, name, make=True) as (at, last):
-        mode, own = 0o666, False
+        mode, there = 0o666, None
         with suppress(FileNotFoundError):
             there = os.stat(last, dir_fd=at, follow_symlinks=False)
             plain = stat.S_ISREG(there.st_mode)
             if os.path.samestat(os.fstat(at), os.stat("/dev")) or not (plain or stat.S_ISLNK(there.st_mode)):
                 raise Refused(last, "is no plain file, and is not replaced")
-            mode, own = (there.st_mode & 0o777, there.st_uid == os.geteuid()) if plain else (mode, own)
+            mode, there = (there.st_mode & 0o777, there) if plain else (mode, None)
         temporary, held = _begin(at, last, mode & 0o666 | 0o600)
         try:
+            if there:
+                _open_as(held, there, mode if there.st_uid == os.geteuid() else os.fstat(held).st_mode & mode)
             with open(held, "w+b", closefd=False) as file:  # libraries close what they are given
                 yield file
-            if own:
-                with suppress(OSError):  # a file system without modes
-                    os.fchmod(held, mode)
             os.fsync(held)
             os.replace(temporary, last, src_dir_fd=at, dst_dir_fd=at)
         finally:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=at)
             os.close(held)
+
+
+def _open_as(held: int, there: os.stat_result, mode: int) -> None:
+    """Gives `held` this mode and the group of what it takes the place of; to another group no rights."""
+    with suppress(OSError):  # a group that is not this user's, a file system without any
+        if os.fstat(held).st_gid != there.st_gid:
+            os.fchown(held, -1, there.st_gid)
+    with suppress(OSError):
+        os.fchmod(held, mode if os.fstat(held).st_gid == there.st_gid else mode & ~0o070)
 
 
 def _begin(at: int, name: str, mode: int) -> tuple[str, int]:
@@ -327,7 +286,8 @@ def whole_folder(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
         try:
             yield (folder / name).with_name(temporary), held
             with suppress(FileNotFoundError):  # an empty folder of the user's stays as open to others as it was
-                os.fchmod(held, stat.S_IMODE(os.stat(last, dir_fd=at, follow_symlinks=False).st_mode))
+                there = os.stat(last, dir_fd=at, follow_symlinks=False)
+                _open_as(held, there, stat.S_IMODE(there.st_mode))
             os.rename(temporary, last, src_dir_fd=at, dst_dir_fd=at)
         finally:
             with suppress(OSError):
@@ -362,7 +322,7 @@ def write_json(folder: Path, name: str, value: Any) -> None:
     any, become null, and half a character, as a file's name holds it that is not UTF-8, what Python calls it.
     `Refused` for what is more than they take: as others write it, it has less room.
     """
-    text = json.dumps(_readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
+    text = json.dumps(readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
     check_text(name, text)
     write_atomically(folder, name, text)
 
@@ -379,16 +339,4 @@ def check_text(name: str, text: str) -> None:
 
 def write_rows(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, as `write_json` does."""
-    write_atomically(folder, name, "".join(json.dumps(_readable(row), allow_nan=False) + "\n" for row in rows))
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {_readable(key): _readable(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_readable(entry) for entry in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float) and not abs(value) < FARTHEST:  # a perplexity of e^400 as infinity
-        return None
-    return value
+    write_atomically(folder, name, "".join(json.dumps(readable(row), allow_nan=False) + "\n" for row in rows))

@@ -25,7 +25,7 @@ import torch
 from hf_optim.core import shape
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import parse_json
+from hf_optim.experiment.plain_json import parse_json
 from hf_optim.tasks.data import places, published_images, tables
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,

@@ -19,7 +19,8 @@ from typing import Any
 from hf_optim.core import shape
 from hf_optim.core.shape import Each, Text
 from hf_optim.core.wording import counted
-from hf_optim.experiment.files import Refused, check_count, check_text, parse_json, read_text, write_atomically
+from hf_optim.experiment.files import Refused, check_text, read_text, write_atomically
+from hf_optim.experiment.plain_json import check_count, parse_json
 from hf_optim.study.folder.store import recorded
 from hf_optim.study.plan.extent import LONGEST_NAME
 from hf_optim.study.plan.plan import Plan

@@ -12,7 +12,7 @@ from typing import Any
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import files
+from hf_optim.experiment import files, plain_json
 from hf_optim.experiment.record import MOST_ROWS, RECORD, SAMPLES
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
@@ -131,7 +131,7 @@ class RecordStore:
                 self._holes.add(run_id)
                 raise UserError("holds NUL characters (a file's holes), which no text does")
             text = content.decode("utf-8", errors="replace")
-            files.check_count(text)
+            plain_json.check_count(text)
             if text.count("\n") > MOST_ROWS:
                 raise UserError(f"more than {MOST_ROWS:,} rows")
         except (OSError, ValueError) as error:
@@ -204,7 +204,7 @@ class RecordStore:
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:
     """The record of a run. Raises OSError or ValueError."""
-    record = files.parse_json(files.read_bytes(folder, f"runs/{run_id}/{RECORD}", LARGEST).decode("utf-8"))
+    record = plain_json.parse_json(files.read_bytes(folder, f"runs/{run_id}/{RECORD}", LARGEST).decode("utf-8"))
     shape.check_shape(record, SHAPE, "the record")
     if record["id"] != run_id or id_of(record["spec"]) != run_id:
         raise UserError(f"the record is of another run than {run_id}: its specification has the id {_id(record)}")
@@ -227,7 +227,7 @@ def _rows(lines: list[str]) -> tuple[list[dict[str, Any]], int]:
     """
     lines = [line for line in lines if line.strip()]
     try:
-        rows = files.parse_json(f"[{','.join(lines)}]")
+        rows = plain_json.parse_json(f"[{','.join(lines)}]")
     except ValueError:
         rows = [_row(line) for line in lines]
     fine = [row for row in rows if isinstance(row, dict)]
@@ -236,7 +236,7 @@ def _rows(lines: list[str]) -> tuple[list[dict[str, Any]], int]:
 
 def _row(line: str) -> Any:
     try:
-        return files.parse_json(line)
+        return plain_json.parse_json(line)
     except ValueError:
         return None
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.disk import unwritable
-from hf_optim.experiment.files import own_folder, read_text, write_atomically, write_json
+from hf_optim.experiment.files import own_folder, read_text, remove, write_atomically, write_json
 from hf_optim.experiment.leftovers import is_left, sweep
+from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder import aside, begun, changes, questions
 from hf_optim.study.folder.aside import PLAN, STUDY
 from hf_optim.study.folder.locks import LOCK_FILE, alone
@@ -44,7 +45,7 @@ def prepare(
             if retry_failed and (failed := _failed(plan, folder)):
                 ready()
                 for run in failed:
-                    (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
+                    remove(folder, f"runs/{run.id}/{RECORD}")
             return kept
     except OSError as error:
         raise unwritable(folder, error) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ JOBS = "jobs"
 HOME = str(Path(__file__).resolve().parents[3])
 REQUEUES = 1000  # submitit counts the times that a job ran out of time; a study ends when its runs do
 _LOOK_SECONDS = 1.0
+#: in a path: what a number takes the place of, what ends that, and what begins a line of its own in a job's script
+_READ = re.compile(r"%[%\w]|\\|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,11 @@ def check(folder: Path, how: Launch | None, execution: Execution) -> None:
         check_shared(folder)
     if slurm and shutil.which("sbatch") is None:
         raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
-    if slurm and len(str(folder.resolve()).splitlines()) > 1:
-        # in a job's script what follows is a line of its own, which the shell would run
-        raise UserError(f"--launch slurm: the path of {folder} has a line break in it: rename the folder")
+    if how is not None and (found := _READ.search(str(folder.resolve()))):
+        raise UserError(
+            f"--launch: the path {folder.resolve()} has {found[0]!r} in it, which submitit or SLURM would read as "
+            "something else: rename the folder"
+        )
 
 
 def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console: Console) -> bool:
@@ -174,7 +179,7 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
     more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
     try:
         # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
-        own = own_folder(folder, JOBS, uuid.uuid4().hex[:12])
+        own = own_folder(folder.resolve(), JOBS, uuid.uuid4().hex[:12])
         executor = submitit.AutoExecutor(own, cluster=how.where, **more)
         executor.update_parameters(**parameters(how, share.how))
         if how.where == "local":

@@ -140,7 +140,7 @@ def _settled(request: Request, home: Path) -> str:
             status = "fault"
     problem = _problem(request, home, status) if status != "fault" else None
     if problem or status == "fault":
-        (home / RECORD).unlink(missing_ok=True)
+        remove(request.folder, f"runs/{request.id}/{RECORD}")
     if problem:
         raise problem
     return status
