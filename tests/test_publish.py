@@ -31,6 +31,10 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
     [
         ("to fe80::1ff:fe23:4567:890a and 2001:db8:0:0:1:0:0:1", "to ADDRESS and ADDRESS"),
         ("card aa:bb:cc:dd:ee:ff, at 10:20:30, std::vector, a::b", "card ADDRESS, at 10:20:30, std::vector, a::b"),
+        ("card 00-1B-44-11-3A-B7, 001b.4411.3ab7.", "card ADDRESS, ADDRESS."),
+        ("on 26-12-01-10-20-30, 1234.5678.9012, ab-cd-ef", "on 26-12-01-10-20-30, 1234.5678.9012, ab-cd-ef"),
+        (f"sq0atp-{'a0Af' * 6} ATBB{'a0Af' * 6} tskey-auth-{'a0Af' * 6}-x", "REMOVED REMOVED REMOVED"),
+        (f"sntrys_eyJ{'a0Af' * 12}= EAACEd{'a0Af' * 20} EAAnd", "REMOVED REMOVED EAAnd"),
         (
             "no route to 10.3.2.7. fe80::1234: down, host:2001:db8::1, aa:bb:cc:dd:ee:ff: down",
             "no route to ADDRESS. ADDRESS: down, host:ADDRESS, ADDRESS: down",
