@@ -57,7 +57,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(_OWN + r"(?:pypi|dckr_pat|gsk|nvapi|xai|wandb_v1|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1|pcsk)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
     (re.compile(_OWN + r"(?:ya29\.|1//0|ATATT3|ATBB|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
-    (re.compile(_OWN + r"(?:sq0\w{3}-[\w-]{22,}|tskey-[\w-]{16,}|sntry[su]_[\w+/=-]{40,}|EAA[A-Za-z0-9]{60,})"), SECRET),
+    (re.compile(_OWN + r"(?:sq0\w{3}-[\w-]{22,}|tskey-[\w-]{16,}|sntry[su]_[\w+/=-]{40,}|EAA\w{60,})"), SECRET),
     (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
