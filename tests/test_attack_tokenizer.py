@@ -293,27 +293,43 @@ BETWEEN = {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 LONG = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(4) + b"a\0" + b"b" * 5000).decode()}
 FRAMED = {"type": "TemplateProcessing", "single": [TEXT, TEXT], "pair": [], "special_tokens": {}}
+MARKED = [{"type": "Metaspace", "replacement": mark, "prepend_scheme": "always", "split": True} for mark in "ab"]
+IDEOGRAPHS = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+SPELLED = [{"type": "Replace", "pattern": {"String": "a"}, "content": "\ufdfa"}, {"type": "NFKD"}]
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        {"normalizer": LONG},
-        {"post_processor": FRAMED | {"single": [TEXT] * 2000}},
-        {"post_processor": {"type": "Sequence", "processors": [FRAMED] * 12}},
-        {"post_processor": FRAMED | {"special_tokens": {"x": {"id": "x", "ids": [1] * 2000, "tokens": ["x"] * 2000}}}},
-        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 12}},
-        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 12}},
-        {"normalizer": {"type": "Sequence", "normalizers": [BETWEEN] * 12}},
-        {
-            "normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 6},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 6},
-        },
-    ],
-    ids=["a table", "a frame", "frames", "marks", "bytes", "bytes before words", "between letters", "both"],
-)
-def test_a_text_that_doubles_at_each_step_is_refused(theirs: Path, steps: dict[str, Any]) -> None:
-    (theirs / "tokenizer.json").write_text(json.dumps(steps))
+def steps(*normalizers: Any, words: Any = ()) -> dict[str, Any]:
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "normalizers": [5],
+            "pretokenizers": words,
+        },  # only the latter are its own
+    }
+
+
+GROWING: dict[str, dict[str, Any]] = {
+    "a table": {"normalizer": LONG},
+    "a frame": {"post_processor": FRAMED | {"single": [TEXT] * 2000}},
+    "frames": {"post_processor": {"type": "Sequence", "processors": [FRAMED] * 12}},
+    "marks": {"post_processor": FRAMED | {"special_tokens": {"x": {"id": "x", "ids": [1] * 2000, "tokens": []}}}},
+    "bytes": steps(*[{"type": "ByteLevel"}] * 3),
+    "bytes before words": steps(words=[LEVEL] * 5),
+    "both": steps({"type": "ByteLevel"}, {"type": "ByteLevel"}, words=[LEVEL] * 2),
+    "between letters": steps(*[BETWEEN] * 12),
+    "of two kinds": steps(*[{"type": "ByteLevel", "content": "", "prepend": "", "pattern": {"String": "x"}}] * 3),
+    "of no type": steps(*[{"pattern": {"Regex": ""}, "content": "a"}] * 12),
+    "before each part": steps(*[{"prepend": "a"}] * 10),
+    "around ideographs": steps(*[IDEOGRAPHS] * 7),
+    "letters that are words": steps(*SPELLED * 3),
+    "before each word": steps(words=MARKED * 13),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_text_that_doubles_at_each_step_is_refused(theirs: Path, name: str) -> None:
+    (theirs / "tokenizer.json").write_text(json.dumps(GROWING[name]))
     with pytest.raises(UserError, match="makes a text longer than 1000 times"):
         read_tokenizer(theirs)
 
