@@ -20,7 +20,7 @@ from PIL import Image
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import names_data, paths_in
 from hf_optim.study.plan.entries import with_data
-from hf_optim.tasks.data import answers, blocks, cache, corpora, hub, images, paragraphs, parallel, tables
+from hf_optim.tasks.data import answers, blocks, cache, corpora, hub, images, json_lines, paragraphs, parallel, tables
 from hf_optim.tasks.data.image_sets import picture
 
 BYTES = pa.array([b"\xff\xfe no text"] * 4, pa.binary())
@@ -45,6 +45,8 @@ TABLES: dict[str, tuple[str, Any, str]] = {
         b"".join(b'{"text":"a","k%d":1}\n' % i for i in range(2001)),
         "more than 2000 names",
     ),
+    "lines within each other": (".jsonl", b'{"text":' + b"[\n" * 101, "line 100 is nested more than 100 levels"),
+    "null": (".jsonl", b'null\n{"text":"a"}\n', "line 1 is null"),
     "without end": (".jsonl", b'{"text":' + b"[" * 60_000 + b"]" * 60_000 + b"}\n", "nested more than 100 levels"),
 }
 
@@ -127,8 +129,41 @@ def test_names_that_few_lines_hold_make_no_table(tmp_path: Path) -> None:
     first = json.dumps({"text": "a", **{f"k{i}": 1 for i in range(1500)}}).encode()
     few = first + b"\n" + b'{"text":"a"}\n' * 5000
     assert len(paragraphs.texts(stored(tmp_path, ".jsonl", few))) == 5001
-    with pytest.raises(UserError, match="few of its 13[0-9]{3} lines hold any of its 1501 names"):
+    with pytest.raises(UserError, match="few of its 13[0-9]{3} lines hold any of its 1501 columns"):
         paragraphs.texts(stored(tmp_path, ".jsonl", few + b'{"text":"a"}\n' * 20_000))
+
+
+def nested(levels: int) -> Any:
+    return {f"k{i}": nested(levels - 1) for i in range(10)} if levels else 1
+
+
+WIDE = json.dumps({f"k{i}": 1 for i in range(1000)}).encode()
+EMPTY: dict[str, tuple[bytes, bytes]] = {
+    "ten names within each other": (json.dumps({"text": "a", "z": nested(3)}).encode() + b"\n", b"{}\n" * 40_000),
+    "objects in one line": (WIDE + b"\n", b"{}" * 40_000),
+    "members of a list": (b'{"text":"a","z":[' + WIDE + b"]}\n", b'{"text":"a","z":[' + b"{}," * 40_000 + b"{}]}\n"),
+    "nothing in a list": (b'{"text":"a","z":[' + WIDE + b"]}\n", b'{"text":"a","z":[null' + b",null" * 40_000 + b"]}"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_places_without_end_are_counted_wherever_names_stand(tmp_path: Path, name: str) -> None:
+    """A megabyte of it was six gigabytes in memory."""
+    first, rest = EMPTY[name]
+    assert len(tables.read(stored(tmp_path, ".jsonl", first + rest[:1000].rpartition(b"\n")[0]))) > 0
+    with pytest.raises(UserError, match=r"few of its [0-9]+ lines hold any of its [0-9]{4} columns"):
+        tables.read(stored(tmp_path, ".jsonl", first + rest))
+
+
+def test_lists_of_numbers_and_of_messages_are_read(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": 'a, "{b'}, {"role": "me", "content": None, "calls": [{"x": [[1, 2], []]}]}]
+    rows = [{"text": "a", "v": [0, 1.5, None] * 300, "messages": messages}] * 300
+    file = stored(tmp_path, ".jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    assert paragraphs.texts(file) == ["a"] * 300
+    columns = json_lines._Columns()
+    for line in file.read_bytes().splitlines(keepends=True):
+        columns.read(line, 1)
+    assert (columns.rows, columns.width) == ([300, 270_000, 600, 300, 600, 600], [3, 1, 4, 2, 1, 1])
 
 
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:

@@ -6,27 +6,18 @@ What pyarrow says of a damaged file, or of one that only looks like a table, is 
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError, first_line
+from hf_optim.tasks.data.json_lines import MOST_NAMES, check_lines
 
-#: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
-DEEPEST, LONGEST = 100, 2 << 20
-#: names in all lines of JSON, in the first of CSV, or in parquet: pyarrow makes a column of each
-MOST_NAMES = 2000
-#: places of a table of JSON, and for each byte of it: a line that leaves a name out has a place for it, too
-MOST_PLACES, PLACES_A_BYTE = 20_000_000, 20
 #: bytes in which pyarrow looks for a CSV's names
 _HEAD = 1 << 20
-_NAMED = re.compile(rb'"\s*:')
 #: rows and bytes of a table in memory; a parquet file of a few kilobytes may say any number of them
 MOST_ROWS, LARGEST = 10_000_000, 16 << 30
 AT_ONCE = 1024  # rows
-#: a text, to the end of the line if it has none: it is not looked for again from each quote in it
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def read(file: Path, texts: Iterable[str] = ()) -> Any:
@@ -52,7 +43,7 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     }
     try:
         if file.suffix == ".jsonl":
-            _check_lines(file)
+            check_lines(file)
         if file.suffix == ".csv":
             _check_names(file)
         table = readers[file.suffix](file)
@@ -160,36 +151,3 @@ def _check_names(file: Path) -> None:
         raise ValueError(f"its first line names no columns: {error}") from None
     if len(names) > MOST_NAMES:
         raise ValueError(f"it has more than {MOST_NAMES} names of columns")
-
-
-def _check_lines(file: Path) -> None:
-    """Raise a ValueError for JSON that is nested so deeply that pyarrow's parser would end the process, or that has
-    names without end.
-    """
-    names: set[bytes] = set()
-    with file.open("rb") as opened:
-        for number, line in enumerate(iter(lambda: opened.readline(LONGEST + 1), b""), 1):
-            if len(line) > LONGEST:
-                raise ValueError(f"line {number} has more than {LONGEST >> 20} MB")
-            names.update(_names(line))
-            if len(names) > MOST_NAMES:
-                raise ValueError(f"it has more than {MOST_NAMES} names of columns")
-            places, size = len(names) * number, opened.tell()
-            if places > MOST_PLACES and places > PLACES_A_BYTE * size:
-                raise ValueError(f"few of its {number} lines hold any of its {len(names)} names")
-            if line.count(b"[") + line.count(b"{") <= DEEPEST:
-                continue
-            for part in line.split(b"\r"):  # a line to pyarrow
-                depth = 0
-                for bracket in re.findall(rb"[][{}]", _STRING.sub(b"", part)):
-                    depth += 1 if bracket in b"[{" else -1
-                    if depth > DEEPEST:
-                        raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
-
-
-def _names(line: bytes) -> Iterator[bytes]:
-    """The names in a line of JSON, in one pass without a parser."""
-    for part in _NAMED.split(line)[:-1]:
-        if (len(part) - len(part.rstrip(b"\\"))) % 2 == 0:  # else a quote within a text
-            before, _, name = part.rpartition(b'"')
-            yield part[-200:] if before.endswith(b"\\") else name  # with a quote in it
