@@ -142,7 +142,9 @@ def assemble(
     if len(names) > MOST_CLASSES:
         raise UserError(f"data: {len(names)} classes are named: more than {MOST_CLASSES} are not taken")
     where = {split: Places(rows) for split, rows in splits.items()}
-    arrays = {} if size is not None else {split: _decode(rows) for split, rows in splits.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for split, rows in splits.items() if size is None else ():
+        arrays[split] = _decode(rows, [*arrays.values()])
     if size is None:
         _same_shape(arrays, where)
     labels, classes = _labels({split: _values(rows) for split, rows in splits.items()}, where, names)
@@ -300,18 +302,22 @@ def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
             raise UserError(f"data: {file} has no column {column!r}; it has {tables.listed(columns)}: rename yours")
 
 
-def _decode(rows: Sequence[Row]) -> np.ndarray:
-    """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white."""
+def _decode(rows: Sequence[Row], others: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white. The
+    `others` are splits that are held beside it, and get three channels where one needs them."""
     pictures: list[np.ndarray] = []
+    held, channels = sum(a.size // a.shape[3] for a in others), max((a.shape[3] for a in others), default=1)
     for place, image, _ in rows:
         pictures.append(picture(place, image))
         first, other = pictures[0].shape[:2], pictures[-1].shape[:2]
         if first != other:  # before the rest is decoded, which may not fit into memory
             raise UserError(_sizes(rows[0][0], first, place, other))
-        if (size := pictures[-1].nbytes * len(rows)) > tables.LARGEST:  # a few hundred bytes are any number of pixels
+        channels = max(channels, pictures[-1].shape[2])
+        if (size := (held + other[0] * other[1] * len(rows)) * channels) > tables.LARGEST:  # from some hundred bytes
+            images = counted(len(rows) + sum(map(len, others)), "image")
             raise UserError(
-                f"data: {counted(len(rows), 'image')} of {first[1]}x{first[0]} ({place}) have {size / 1e9:.1f} GB in "
-                f"memory, and at most {tables.LARGEST >> 30} GB are held: let option image_size read them one by one"
+                f"data: {images} of {first[1]}x{first[0]} ({place}) have {size / 1e9:.1f} GB in memory, and at most "
+                f"{tables.LARGEST >> 30} GB are held: let option image_size read them one by one"
             )
     if any(each.shape[2] == 3 for each in pictures):
         pictures = [np.repeat(each, 3, axis=2) if each.shape[2] == 1 else each for each in pictures]
