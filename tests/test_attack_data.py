@@ -226,6 +226,22 @@ def test_pictures_of_one_size_are_no_larger_in_memory_than_tables(monkeypatch: p
     assert decoded == ["row 0"]
 
 
+def test_the_pictures_of_all_splits_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grey ones become three times as large where a single other one is not."""
+    monkeypatch.setattr(tables, "LARGEST", 1 << 20)
+
+    def rows(kind: str, count: int) -> list[Any]:
+        written = io.BytesIO()
+        Image.new(kind, (90, 90)).save(written, "PNG")
+        return [(f"{kind} {number}", written.getvalue(), number % 2) for number in range(count)]
+
+    for train, test in ((rows("RGB", 30), rows("RGB", 30)), (rows("L", 50), [*rows("L", 9), *rows("RGB", 1)])):
+        with pytest.raises(UserError, match=r"60 images of 90x90 \(RGB 0\) have 0.0 GB in memory"):
+            images.assemble({"train": train, "test": test})
+        with pytest.raises(UserError, match="all pixels of the train split are equal"):
+            images.assemble({"train": train[:10], "test": test[-10:]})
+
+
 def test_a_picture_starts_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, a program that runs it."""
     from PIL import EpsImagePlugin

@@ -12,6 +12,7 @@ same ones every time.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,8 +175,7 @@ def _tensors(
         digest.update(pixels[split].numpy().tobytes())
         digest.update(labels[split].tobytes())
     train = arrays["train"].reshape(-1, arrays["train"].shape[3])
-    mean = torch.from_numpy(train.mean(axis=0, dtype=np.float64) / 255).float()
-    std = torch.from_numpy(train.std(axis=0, dtype=np.float64) / 255).float()
+    mean, std = (torch.from_numpy(of(axis=0, dtype=np.float64) / 255).float() for of in (train.mean, train.std))
     if (std == 0).any():
         raise UserError(
             "data: all pixels of the train split are equal in a channel: these images carry nothing to learn"
@@ -249,8 +249,6 @@ def _folder_rows(folder: Path) -> Iterator[Row]:
 
 
 def _csv_rows(file: Path, label: str) -> Iterator[Row]:
-    import csv
-
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -303,8 +301,7 @@ def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
 
 
 def _decode(rows: Sequence[Row], others: Sequence[np.ndarray]) -> np.ndarray:
-    """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white. The
-    `others` are splits that are held beside it, and get three channels where one needs them."""
+    """uint8 [N, height, width, channels] beside `others`: one channel if all are grey, else three; clear is white."""
     pictures: list[np.ndarray] = []
     held, channels = sum(a.size // a.shape[3] for a in others), max((a.shape[3] for a in others), default=1)
     for place, image, _ in rows:
