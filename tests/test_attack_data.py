@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,22 @@ def test_lists_of_numbers_and_of_messages_are_read(tmp_path: Path) -> None:
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
     file = stored(tmp_path, ".jsonl", json.dumps({"text": '["' + "[" * 500}).encode() + b"\n")
     assert paragraphs.texts(file) == ['["' + "[" * 500]
+
+
+def test_a_value_that_a_thousand_rows_mean_is_not_made_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of a few kilobytes; the rows that are read at once took all memory before they were counted."""
+    monkeypatch.setattr(tables, "LARGEST", 1 << 28)
+    file = tmp_path / "table.parquet"
+    meant = pa.DictionaryArray.from_arrays(pa.array([0] * 1024, pa.int32()), pa.array([bytes(8 << 20)]))
+    options: Any = {"use_dictionary": ["image"], "dictionary_pagesize_limit": 1 << 30, "write_statistics": False}
+    pq.write_table(pa.table({"image": meant}), file, compression="zstd", store_schema=False, **options)
+    assert file.stat().st_size < 10_000
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(UserError, match="1024 rows take more than"):
+        tables.read(file)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_tables_of_pairs_and_of_images_are_read_by_the_same_hand(tmp_path: Path) -> None:

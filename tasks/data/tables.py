@@ -6,7 +6,9 @@ What pyarrow says of a damaged file, or of one that only looks like a table, is 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import resource
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +106,42 @@ def _parquet(file: Path) -> Any:
         lists = {leaf.path.partition(".")[0] for leaf in leaves if leaf.max_repetition_level}
         read = dict.fromkeys(leaf.path for leaf in leaves if leaf.path.partition(".")[0] not in lists)
         parts, size = [], 0
-        for part in opened.iter_batches(AT_ONCE, columns=list(read)):
-            size += sum(map(_unpacked, part.columns))
-            _check_size(file, rows, size)
-            parts.append(part)
+        try:
+            with _at_most(LARGEST + LARGEST // 8):
+                for part in opened.iter_batches(AT_ONCE, columns=list(read)):
+                    size += sum(map(_unpacked, part.columns))
+                    _check_size(file, rows, size)
+                    parts.append(part)
+        except MemoryError:  # a part alone is too much: one value of many megabytes, meant by each of its rows
+            raise UserError(
+                f"data: {file}: {rows} rows take more than {LARGEST >> 30} GB, or than this machine has free: give "
+                "fewer of them"
+            ) from None
         names = [name for name in opened.schema_arrow.names if name.partition(".")[0] not in lists]
         schema = pyarrow.schema([opened.schema_arrow.field(name) for name in names], opened.schema_arrow.metadata)
         table = pyarrow.Table.from_batches(parts, schema)
     for name in sorted(lists):
         table = table.append_column(name, pyarrow.nulls(len(table)))
     return table
+
+
+@contextmanager
+def _at_most(more: int) -> Iterator[None]:
+    """Within the block the system gives this process so many bytes more at the most: a library that would take them
+    all at once raises MemoryError. (Only Linux tells how many it has.)
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([held + more, *known]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _unpacked(values: Any) -> int:
