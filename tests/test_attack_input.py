@@ -178,12 +178,12 @@ def test_what_pillow_says_of_exif_is_not_said(tmp_path):
     Image.new("RGB", (8, 8)).save(
         file, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x02\0\xff\xff\xff\xff" * 99
     )
-    image_sets._say_nothing.cache_clear()
+    image_sets._prepare.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert image_sets.picture("a", file).shape == (8, 8, 3)
         Image.open(file).getexif()
-    image_sets._say_nothing.cache_clear()
+    image_sets._prepare.cache_clear()
     assert [str(w.message) for w in said if w.category is UserWarning] == []
 
 

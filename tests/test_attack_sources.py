@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ import pickle
 import struct
 import sys
 import tomllib
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -113,13 +115,42 @@ def test_pictures_of_every_kind_are_read(kind: str) -> None:
     assert picture("here", stream.getvalue()).shape == (2, 3, 3)
 
 
+def directory(tags: int, block: int) -> bytes:
+    """A TIFF of 8x8 pixels with so many entries, which all mean the same `block` of bytes."""
+    at = 8 + block
+    own = ((256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, at))
+    own = (*own, (277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64))
+    entries = [*own, *((tag, 7, block, 8) for tag in range(41500, 41500 + tags))]
+    head = b"II*\0" + struct.pack("<L", at + 64) + bytes(block) + bytes(range(64)) + struct.pack("<H", len(entries))
+    return head + b"".join(struct.pack("<HHLL", *entry) for entry in entries) + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "jpeg"])
+def test_bytes_that_a_thousand_entries_mean_are_not_copied_for_each(kind: str) -> None:
+    """A picture of 8x8 pixels and 100 kB took gigabytes as it was opened."""
+    there = content = directory(1500, 100_000)
+    if kind == "jpeg":
+        Image.new("RGB", (8, 8)).save(stream := io.BytesIO(), "JPEG")
+        parts = [b"Exif\0\0" + there[at : at + 65000] for at in range(0, len(there), 65000)]
+        marked = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+        content = b"\xff\xd8" + marked + stream.getvalue()[20:]  # without its JFIF
+    tracemalloc.start()
+    try:
+        with contextlib.nullcontext() if kind == "jpeg" else pytest.raises(UserError, match="not a readable image"):
+            assert picture("here", content).shape == (8, 8, 3)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert picture("here", directory(5, 1000)).shape == (8, 8, 1)
+
+
 def test_a_large_picture_says_nothing_of_pillows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
     Image.new("L", (15, 10)).save(stream, "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    image_sets._say_nothing.cache_clear()
+    image_sets._prepare.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         assert picture("here", stream.getvalue()).shape == (10, 15, 1)
     assert not said

@@ -17,7 +17,15 @@ import torch
 from attack_parts import interrupted_run
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from transformers import CONFIG_MAPPING, AlbertForPreTraining, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    CONFIG_MAPPING,
+    AlbertForPreTraining,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+)
 
 from hf_optim.commands.main import main
 from hf_optim.engine import kernels
@@ -166,6 +174,19 @@ def test_a_model_has_labels_within_bounds_in_every_part(tmp_path: Path) -> None:
         checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
     gpt2(tmp_path, num_labels=1000)
     assert checkpoints.from_folder(AutoModelForCausalLM, tmp_path).config.num_labels == 1000
+
+
+def test_layers_that_are_multiplied_out_are_counted(tmp_path: Path) -> None:
+    """Ten kilobytes said a thousand names a million times, and took eight gigabytes before there was a layer."""
+    shape: dict[str, Any] = {"vocab_size": 16, "hidden_size": 8, "num_heads": 2, "max_position_embeddings": 8}
+    kinds = [[["global", "local"], 2], [["global"], -1]]
+    GPTNeoForCausalLM(GPTNeoConfig(**shape, num_layers=4, attention_types=kinds)).save_pretrained(tmp_path)
+    assert len(checkpoints.from_folder(AutoModelForCausalLM, tmp_path).config.attention_layers) == 4
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["attention_types"] = [[["global"] * 1000, 1_000_000]]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"its config.json counts beyond what its files hold"):
+        checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
 
 
 def test_a_configuration_takes_the_place_of_no_method(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -125,8 +125,17 @@ def _check_counts(checkpoint: Path, config: Any, own: PretrainedConfig | None) -
     ours = own.to_dict() if isinstance(own, PretrainedConfig) else {}
     most = max(_held(checkpoint), 10_000_000, *whole_numbers(ours))
     labels = sum(max((0, *whole_numbers(count))) for key, count in entries(config) if key in LABELS)
-    if max(whole_numbers(config), default=0) > most or labels > MOST_LABELS:
+    layers = sum(_multiplied(kinds) for key, kinds in entries(config) if key == "attention_types")
+    if max(whole_numbers(config), default=0) > most or labels > MOST_LABELS or layers > MOST_TURNS:
         raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
+
+
+def _multiplied(kinds: Any) -> int:
+    """How many layers GPT-Neo's [[["global", "local"], 6]] becomes."""
+    pairs = [pair for pair in kinds if isinstance(pair, list) and len(pair) > 1] if isinstance(kinds, list) else []
+    return sum(
+        len(names) * max(0, times) for names, times, *_ in pairs if isinstance(names, Sized) and isinstance(times, int)
+    )
 
 
 def _held(checkpoint: Path) -> int:

@@ -30,7 +30,7 @@ CENTRE = 224 / 256
 """The share of a picture's shorter side that evaluations of ImageNet's models see."""
 
 #: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS); MPO is a JPEG to it
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+FORMATS = ("PNG", "HF_OPTIM_JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 
 S = TypeVar("S", bound="ImageSet")
 
@@ -170,11 +170,11 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         return image
     from PIL import Image
 
-    _say_nothing()
+    _prepare()
     try:
         if isinstance(image, Path) and not image.is_file():
             raise UserError(f"data: {place}: no such image file: {image}")
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
+        with Image.open(_Watched(image if isinstance(image, bytes) else image.read_bytes()), formats=FORMATS) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UserError(
                     f"data: {place}: a {opened.mode} image of more than 8 bits a channel: convert it to 8 bits first"
@@ -191,15 +191,43 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise UserError(f"data: {place}: an image of more pixels than Pillow takes: make it smaller") from error
+    except MemoryError as error:
+        raise UserError(f"data: {place}: this machine has not the memory to decode this image now") from error
     except Exception as error:  # whatever Pillow says of a damaged file
         raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
 
 
+class _Watched(io.BytesIO):
+    """An encoded picture that may be read a few times over: all entries of a TIFF's directory may mean the same bytes,
+    and Pillow copies them for each.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.left = 8 * len(content) + (1 << 20)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError("its bytes are meant again and again")
+        return content
+
+
 @functools.cache
-def _say_nothing() -> None:
+def _prepare() -> None:
     """Pillow warns, with lines of its own code, of pictures that are large and not yet too large, of damaged EXIF data
-    and of palettes: none changes what is read."""
+    and of palettes: none changes what is read. In a JPEG's EXIF data, which may be a TIFF as above, it looks for dots
+    per inch, which nobody asks for: that is left out.
+    """
+    from PIL import Image, JpegImagePlugin
+
+    class Jpeg(JpegImagePlugin.JpegImageFile):
+        def _read_dpi_from_exif(self) -> None:
+            pass
+
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.register_open(FORMATS[1], Jpeg, lambda head: head.startswith(b"\xff\xd8\xff"))
 
 
 class Places(Sequence[str]):
