@@ -143,11 +143,13 @@ def test_a_group_of_no_number_of_parameters_is_shown(study: Path, count: Any, ca
     assert command(capsys, "report", study)[0] == 0
 
 
-def test_no_line_is_laid_through_what_was_not_spent() -> None:
+@pytest.mark.parametrize("spent", [(1.0, float("nan"), float("inf")), (1e15, 1e15 + 0.125, 1e15 + 0.25)])
+@pytest.mark.filterwarnings("error")
+def test_no_line_is_laid_through_what_was_not_spent(spent: tuple[float, ...]) -> None:
     rung = {"parameters": 10, "tokens": 10, "steps": 1, "batch_size": 1, "multiple": 1.0}
     points = [
-        Point({**rung, "parameters": n}, "adamw", {0: 2.0, 1: 2.1}, 10.0, spent, spent)
-        for n, spent in ((10, 1.0), (20, float("nan")), (30, float("inf")))
+        Point({**rung, "parameters": n}, "adamw", {0: 2.0, 1: 2.1}, 10.0, cost, cost)
+        for n, cost in zip((10, 20, 30), spent, strict=True)
     ]
     assert not [line for line in ladder_laws.lines(points) if line.axis in ("flops", "seconds")]
 

@@ -281,6 +281,33 @@ def test_without_matplotlib_the_line_names_the_extra_and_the_way_without(tmp_pat
     assert capsys.readouterr().err == said and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [*((name, place) for name, s in SURFACES.items() for place in s.minima[:1]), ("quadratic", (1e-7, 0)),
+     *((name, (1e6, -1e6)) for name in SURFACES)],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_a_start_at_a_minimum_or_far_away_is_drawn(name, start, tmp_path, capsys):
+    """A range of values without any in it was a traceback, and with it went the charts of all surfaces."""
+    told = ["--start", *map(str, start), "--optimizers", "sgd", "--lr", "sgd=1e-4", "--steps", "3"]
+    assert cli.main(["landscape", name, *told, "--output", str(tmp_path)]) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".html", ".png"}
+
+
+@pytest.mark.parametrize("x", ["nan", "inf", "1e7"])
+def test_a_start_that_is_nowhere_is_refused(x, tmp_path, capsys):
+    assert cli.main(["landscape", "saddle", "--start", "0", x, "--output", str(tmp_path)]) == 2
+    assert "--start: numbers from -1e+06 to 1e+06" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", ["1e-300", "1e130", "1e200"])
+@pytest.mark.filterwarnings("error")
+def test_a_rate_that_leaves_nothing_to_draw_leaves_a_chart(rate, tmp_path, capsys):
+    told = ["--problem", "two-pulls", "--steps", "16", "--seeds", "2", "--lr", rate, "--optimizer", "sgd"]
+    assert cli.main(["convergence", *told, "--output", str(tmp_path)]) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".svg", ".png"}
+
+
 def test_the_command_starts_without_torch():
     import subprocess
     import sys

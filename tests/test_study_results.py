@@ -354,3 +354,13 @@ def test_merging_makes_the_report(two: list[str], tmp_path: Path, capsys: pytest
     code, out, _ = command(capsys, "results", *two, "--merge", str(tmp_path / "all"))
     assert code == 0 and "Report:" in out
     assert {"table.md", "report.html", "runs.parquet", "plan.json"} <= {p.name for p in (tmp_path / "all").iterdir()}
+
+
+def test_a_run_without_its_number_is_told_as_it_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = make_study(tmp_path / "one", ("adamw",), seeds=2)
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    path = next(other.glob("runs/*/record.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "metrics": dict.fromkeys(record["metrics"])}))
+    said = command(capsys, "results", str(one), str(other), "--by", "optimizer")[1]
+    assert "1 run with more than one result" in said and " and failed)" in said

@@ -35,6 +35,7 @@ from hf_optim.toys.trajectory import (
     with_rate,
 )
 
+FARTHEST_START = 1e6
 ABOUT = "follow optimizers over a two-dimensional surface"
 
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     if options.steps < 1:
         raise UserError(f"--steps must be at least 1, got {options.steps}")
+    if not all(abs(x) <= FARTHEST_START for x in options.start or ()):
+        raise UserError(f"--start: numbers from -{FARTHEST_START:g} to {FARTHEST_START:g}, got {options.start}")
     specs: dict[str, dict[str, Any]] = {}
     for text in options.optimizers:
         spec = parse(text)

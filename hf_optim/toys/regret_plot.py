@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.shape import CLOSEST, FARTHEST
 from hf_optim.toys.trajectory_plot import style
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def draw(title: str, by_label: Mapping[str, Sequence[Run]]) -> Any:
             steps, low, mean, high = _spread(runs, name)
             axes.plot(steps, mean, color=colour, marker=marker, markersize=5, label=label)
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-            bounds = [(row["T"], row["bound"]) for run in runs[:1] for row in run.rows if math.isfinite(row["bound"])]
+            bounds = [(row["T"], row["bound"]) for run in runs[:1] for row in run.rows if _shown(row["bound"])]
             if name == "regret" and bounds:
                 axes.plot(*zip(*bounds, strict=True), color=colour, linestyle=(0, (5, 2)), label=f"{label}: Theorem 3")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        if any(len(line.get_xdata()) for line in axes.lines):  # a rate may be such that nothing is left to show
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
         axes.set_xlabel("T")
         axes.grid(color="#dddddd", linewidth=0.6)
     reference = next((_spread(runs, "excess_of_mean") for runs in by_label.values() if runs and runs[0].rows), None)
@@ -48,12 +50,17 @@ def draw(title: str, by_label: Mapping[str, Sequence[Run]]) -> Any:
     return figure
 
 
+def _shown(value: float) -> bool:
+    """Whether an axis of logarithms shows it."""
+    return CLOSEST < value < FARTHEST
+
+
 def _spread(runs: Sequence[Run], name: str) -> tuple[list[int], list[float], list[float], list[float]]:
     """T, and the least, mean and most of a figure over the seeds; what a logarithm does not take is left out."""
     steps, low, mean, high = [], [], [], []
     for rows in zip(*(run.rows for run in runs), strict=False):
         values = [row[name] for row in rows]
-        if min(values) > 0:
+        if all(map(_shown, values)):
             steps.append(rows[0]["T"])
             low.append(min(values))
             mean.append(sum(values) / len(values))

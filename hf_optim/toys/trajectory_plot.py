@@ -22,6 +22,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 SIZE = 161
+#: values of f below are drawn as this
+LEAST = 1e-12
 
 
 def check_plotting() -> None:
@@ -83,7 +85,7 @@ def png(file: BinaryIO, surface: Surface, paths: Sequence[Trajectory]) -> None:
         )
         left.plot(xs[-1], ys[-1], color=colour, marker=marker, markersize=10, markeredgecolor="white", zorder=5)
         right.plot(
-            path.values,
+            [max(v, LEAST) for v in path.values] if surface.minima else path.values,
             color=colour,
             linestyle=line,
             linewidth=1.8,
@@ -120,11 +122,12 @@ def value_range(paths: Sequence[Trajectory], log: bool) -> tuple[float, float]:
     start = paths[0].values[0]
     values = [v for path in paths for v in path.values]
     if log:
-        top = 30 * max(start, 1e-9)
-        return max(min(values), 1e-12) / 2, min(2 * max(values), top)
+        bottom, top = max(min(values), LEAST) / 2, min(2 * max(values), 30 * max(start, 1e-9))
+        return bottom, max(top, 4 * bottom)  # of a run that begins where it ends, too
     span = abs(start) + 4
     low, high = max(min(values), -3 * span), min(max(values), 3 * span)
-    return low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9
+    margin = 0.05 * (high - low) + 1e-9 * max(1, abs(low), abs(high))
+    return low - margin, high + margin
 
 
 # --- HTML ------------------------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def told_twice(rows: Sequence[Row]) -> str:
     for row in _once(rows):
         if row["status"] != "missing":
             value = "" if row["value"] is None else f" {row['value']}"
-            results.setdefault(row["id"], {})[f"{row['status']}{value}"] = row
+            results.setdefault(row["id"], {})[f"{outcome(row)}{value}"] = row
     several = [told for told in results.values() if len(told) > 1]
     if not several:
         return ""
