@@ -172,6 +172,7 @@ def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
     assert paragraphs.texts(file) == ['["' + "[" * 500]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells how much memory a process has")
 def test_a_value_that_a_thousand_rows_mean_is_not_made_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
