@@ -241,7 +241,7 @@ def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
         temporary, held = _begin(at, last, mode & 0o666 | 0o600)
         try:
             if there:
-                _open_as(held, there, mode if there.st_uid == os.geteuid() else os.fstat(held).st_mode & mode)
+                _open_as(held, there, mode if there.st_uid == os.geteuid() else stat.S_IMODE(os.fstat(held).st_mode))
             with open(held, "w+b", closefd=False) as file:  # libraries close what they are given
                 yield file
             os.fsync(held)

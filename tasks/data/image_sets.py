@@ -30,7 +30,8 @@ CENTRE = 224 / 256
 """The share of a picture's shorter side that evaluations of ImageNet's models see."""
 
 #: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS); MPO is a JPEG to it
-FORMATS = ("PNG", "HF_OPTIM_JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+JPEG = "HF_OPTIM_JPEG"  # see `_prepare`
+FORMATS = ("PNG", JPEG, "BMP", "GIF", "WEBP", "PPM", "TIFF")
 
 S = TypeVar("S", bound="ImageSet")
 
@@ -227,7 +228,7 @@ def _prepare() -> None:
             pass
 
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    Image.register_open(FORMATS[1], Jpeg, lambda head: head.startswith(b"\xff\xd8\xff"))
+    Image.register_open(JPEG, Jpeg, lambda head: head.startswith(b"\xff\xd8\xff"))
 
 
 class Places(Sequence[str]):

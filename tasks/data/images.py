@@ -144,9 +144,9 @@ def assemble(
         raise UserError(f"data: {len(names)} classes are named: more than {MOST_CLASSES} are not taken")
     where = {split: Places(rows) for split, rows in splits.items()}
     arrays: dict[str, np.ndarray] = {}
-    for split, rows in splits.items() if size is None else ():
-        arrays[split] = _decode(rows, [*arrays.values()])
     if size is None:
+        for split, rows in splits.items():
+            arrays[split] = _decode(rows, [*arrays.values()])
         _same_shape(arrays, where)
     labels, classes = _labels({split: _values(rows) for split, rows in splits.items()}, where, names)
     parts, note = _hold_out(labels, held_out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 #: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
 DEEPEST, LONGEST = 100, 2 << 20
-#: names in all lines
+#: names in all lines, or of a table of another kind: pyarrow makes a column of each
 MOST_NAMES = 2000
 #: places of the table, and for each byte of the file: a line that leaves a name out has a place for it, too
 MOST_PLACES, PLACES_A_BYTE = 20_000_000, 20

@@ -130,9 +130,9 @@ def check(folder: Path, how: Launch | None, execution: Execution) -> None:
         check_shared(folder)
     if slurm and shutil.which("sbatch") is None:
         raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
-    if how is not None and (found := _READ.search(str(folder.resolve()))):
+    if how is not None and (found := _READ.search(path := str(folder.resolve()))):
         raise UserError(
-            f"--launch: the path {folder.resolve()} has {found[0]!r} in it, which submitit or SLURM would read as "
+            f"--launch: the path {path} has {found[0]!r} in it, which submitit or SLURM would read as "
             "something else: rename the folder"
         )
 
