@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.validate import no_choice
-from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Task
 from hf_optim.tasks.presets import shapes
@@ -71,6 +70,7 @@ class CausalLM(Task):
         """The preset with `options`; `parameters` among them becomes the width and depth of such a model."""
         if "parameters" not in options:
             return super().with_options(model, preset, options)
+        shapes.check(model)
         rest = {key: value for key, value in options.items() if key != "parameters"}
         asked = super().with_options(model, preset, rest)
         shape = shapes.options(model, options["parameters"], *_around(model, asked.model.value))
@@ -81,8 +81,7 @@ class CausalLM(Task):
 
     def rung(self, model: str, preset: Preset) -> Rung:
         """The size of `model` as the preset has it; gpt2 and llama alone have a rule for it."""
-        if model not in shapes.DECIDES:
-            raise UserError(f"task {self.name!r}, model {model!r}: a ladder has sizes of {either(shapes.DECIDES)}")
+        shapes.check(model)
         values, (vocabulary, block, tied) = preset.model.value, _around(model, preset.model.value)
         parameters = shapes.count(model, values, vocabulary, block, tied)
         cost = shapes.flops(model, values, parameters, block)

@@ -15,6 +15,7 @@ import yaml
 from attack_parts import CLAIM, claim, command
 from study_fakes import make_study, replan
 
+from hf_optim.claims.claim import published
 from hf_optim.study import conduct
 
 TABLE = "case,norm,norm_bound,slope,slope_bound\n"
@@ -334,3 +335,43 @@ def test_of_a_study_whose_names_stand_alone_parts_are_asked_for(
         "ladder": {"model": "gpt2", "parameters": [30_000], "tokens": [0.3]}
     }
     assert "has a ladder" in command(capsys, "reproduce", asked(tmp_path, grown), "--dry-run", "--epochs", "1")[2]
+
+
+def test_one_sentence_that_cannot_be_judged_takes_no_page_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It asks for a metric of which nobody says whether more is better: after all runs there was one line, no page."""
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
+    fine = {"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}
+    row = next(row for row in published() if row["paper"] == CLAIM["paper"])
+    match = {key: row[key] for key in ("model", "optimizer") if row.get(key)}
+    cell = {"match": match, "task": "MLP", "optimizer": "adamw", "metric": "odd", "until": 1}
+    named = claim(
+        tmp_path,
+        claims=[fine, {**fine, "metric": "train_speed"}],
+        small=asked,
+        published=[row["table"]],
+        cells=[cell],
+    )
+    code, out, _ = command(capsys, "reproduce", named, "--page", "--output", study)
+    page = (study / "reproduction.md").read_text()
+    assert code == 0 and "not tested" in out and "declares no metric 'train_speed'" in page
+    assert page.count("\n- **") == 2 and "declares no metric 'odd'" in page
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "why"),
+    [
+        ("reproduction.json", ["beale"], "is what the claim's own file is called"),
+        ("agr-theorem41.csv", ["beale"], "is what the claim's own file is called"),
+        ("b", ["beale", "--hel"], "nothing would be reproduced"),
+        ("b", ["-h"], "nothing would be reproduced"),
+    ],
+)
+def test_a_command_of_a_claim_that_leaves_nothing_is_refused(
+    place: str, words: list[str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {**CLAIM["small"], "commands": {place: ["landscape", *words]}}
+    code, _, error = command(capsys, "reproduce", claim(tmp_path, small=small), "--dry-run")
+    assert code == 2 and why in error

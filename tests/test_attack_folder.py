@@ -379,3 +379,10 @@ def test_a_set_of_ours_is_read_whatever_lies_under_its_name(
     preset = known.preset(known.models[0], "smoke")
     for source in (None, preset.data.value):
         assert known.data(preset, source).name == preset.data.value
+
+
+def test_a_link_to_itself_does_not_end_a_command(tmp_path: Path) -> None:
+    """A part of transformers follows `src` of the current folder while it is imported."""
+    (tmp_path / "src").symlink_to("src")
+    words = ["train", "--task", "logistic", "--size", "smoke", "--dry-run"]
+    assert "in all" in _python(f"from hf_optim.commands.main import main; main({words})", tmp_path)

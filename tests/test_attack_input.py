@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -226,3 +227,29 @@ def test_yaml_that_is_written_is_read_as_the_same_by_both_versions():
     text = yaml12.dump(study)
     assert yaml12.load(text) == yaml.safe_load(text) == study
     assert list(yaml12.load(text)) == list(study)
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("ladder: {model: pretrained, parameters: [30000], tokens: [0.3]}", "chooses the shape of gpt2 and llama, not"),
+        ("ladder: {model: gpt2, size: smoke, parameters: [30000], tokens: [1.0e+308]}", "308 is beyond 1e"),
+        ("tasks: [{task: vision, overrides: {steps: 4}}]\nspeedup: {budgets: [1, 1.0e+308]}", "308 is beyond 1e"),
+        ("tasks: [{task: vision}]\ntuning: {sampler: random, space: {sgd: {lr: [-1.0e+308, 1, linear]}}}", "is beyond"),
+        (
+            "tasks: [{task: vision}]\ntuning: {trials: 2, space: {sgd: {lr: [0.1, 0.10000000000000002, log]}}}",
+            "must be below the",
+        ),
+    ],
+)
+def test_what_a_study_cannot_work_with_is_one_line(block, told, tmp_path, capsys):
+    (file := tmp_path / "a.yaml").write_text(f"name: a\nseeds: 2\noptimizers: [adamw, sgd]\n{block}\n")
+    assert main(["study", str(file), "--dry-run"]) == 2
+    assert re.search(rf"a.yaml, line \d: .*{told}", capsys.readouterr().err)
+
+
+def test_an_empty_option_is_not_the_current_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--task", "finetune", "--size", "smoke", "--model.checkpoint", "''"]) == 2
+    assert "option 'checkpoint' is empty" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from hf_optim.errors import UserError, of_memory
 from hf_optim.experiment.checkpoint import is_cut_short
 from hf_optim.experiment.disk import NotNow, Unwritable, check_given
 from hf_optim.experiment.files import Refused
+from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import shared
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import worker
@@ -132,6 +134,13 @@ def later_without_its_state(run: Path) -> None:
     (run / "checkpoint-4" / "optimizer.pt").unlink()
 
 
+def notes_by_a_number(run: Path) -> None:
+    for saved in run.glob("checkpoint-*"):
+        shutil.rmtree(saved)
+    (run / "checkpoint-notes-3").mkdir()
+    (run / "checkpoint-notes-3" / "README.md").write_text("mine")
+
+
 def note_alone(run: Path) -> None:
     shutil.rmtree(run / "checkpoint-4")
     (run / "checkpoint-4").mkdir()
@@ -146,11 +155,12 @@ def note_alone(run: Path) -> None:
         (weights_alone, 3),
         (file_alone, 9),
         (note_alone, 4),
+        (notes_by_a_number, "notes-3"),
         (later_without_its_state, 4),
     ],
 )
 def test_what_no_killed_run_leaves_is_not_removed(
-    change: Callable[[Path], None], named: int, run: Path, capsys: pytest.CaptureFixture[str]
+    change: Callable[[Path], None], named: int | str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A --resume took away whole models whose optimizers had been deleted, and what somebody calls a checkpoint."""
     change(run)
@@ -174,6 +184,44 @@ def test_what_a_killed_run_leaves_is_gone_on_with(kept: int, run: Path, capsys: 
     if kept == 3:  # all but what the run goes on from
         assert command(capsys, *WORDS, "--output", run, "--resume")[0] == 0
         assert (run / "checkpoint-4" / "trainer_state.json").exists()
+
+
+@pytest.mark.parametrize("kept", ["the first", "none"])
+def test_what_looks_like_a_killed_runs_checkpoint_is_set_aside(
+    kept: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that was copied has new times, and somebody's model without its states was taken for one and removed."""
+    if kept == "none":
+        shutil.rmtree(run / "checkpoint-2")
+    last = run / "checkpoint-4"
+    for name in WRITTEN[3:]:
+        (last / name).unlink()
+    (last / "NOTES.md").write_text("mine")
+    (run / "unfinished-4").mkdir()
+    before = files(last)
+    assert command(capsys, *WORDS, "--output", run, "--resume") == (
+        0,
+        ANY,
+        f"{last} was not written whole: it is called unfinished-4-2 now\n",
+    )
+    assert files(run / "unfinished-4-2") == before and (last / "trainer_state.json").exists()
+
+
+def test_a_folder_that_is_called_by_the_run_and_says_another_one_is_not_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --output it was taken for the run's own, whatever its spec.json said."""
+    monkeypatch.chdir(tmp_path)
+    run = RunSpec("logistic", None, "smoke", {"name": "sgd"}, overrides={"steps": 4})
+    folder = tmp_path / "runs" / run.id
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "mine.txt").write_text("mine")
+    (folder / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    words = ["train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", "4", "--quiet"]
+    code, _, error = command(capsys, *words)
+    assert (code, error.count("samples of another run")) == (2, 1) and (folder / "samples" / "mine.txt").exists()
+    (folder / "spec.json").unlink()
+    assert command(capsys, *words)[0] == 0 and (folder / "record.json").exists()
 
 
 @pytest.mark.parametrize("name", ["samples/holiday.png", "history.jsonl", "checkpoint-9/model.safetensors"])

@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from study_fakes import make_study
@@ -154,3 +156,56 @@ def test_what_is_replaced_stays_its_groups(tmp_path: Path, monkeypatch: pytest.M
     for name, mode in (("file", 0o660), ("folder", 0o770)):
         there = (tmp_path / name).stat()
         assert (there.st_gid == 4321) == kept and stat.S_IMODE(there.st_mode) == (mode if kept else mode & ~0o070)
+
+
+def _access(*entries: tuple[int, int, int]) -> bytes:
+    """Linux's form of an access list: tag, rights and whose, where it is nobody's by name -1."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not hasattr(os, "setxattr"), reason="root of Linux may give files to others")
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_replaced_keeps_its_access_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """The mode's bits of the group are then a mask: the group had no right, and got all of it."""
+    listed, name = _access((1, 6, -1), (2, 4, 101), (4, 0, -1), (16, 6, -1), (32, 0, -1)), "system.posix_acl_access"
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    try:
+        for path in tmp_path.iterdir():
+            os.setxattr(path, name, listed)
+    except OSError:
+        pytest.skip("a file system without access lists")
+    if not kept:
+        monkeypatch.setattr("os.setxattr", Mock(side_effect=OSError))
+    with whole(tmp_path, "file") as file, files.whole_folder(tmp_path, "folder"):
+        file.write(b"new")
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == (0o660 if kept else 0o600)
+        assert (name in os.listxattr(path) and os.getxattr(path, name) == listed) == kept
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not hasattr(os, "setxattr"), reason="root of Linux may give files to others")
+def test_what_is_replaced_takes_no_access_list_of_its_folder(tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_text("mine")
+    file.chmod(0o640)
+    named = _access((1, 7, -1), (2, 7, 101), (4, 0, -1), (16, 7, -1), (32, 0, -1))
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_default", named)
+    except OSError:
+        pytest.skip("a file system without access lists")
+    with whole(tmp_path, "file") as new:
+        new.write(b"new")
+    assert not os.listxattr(file) and stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_what_a_private_folder_is_to_hold_is_private_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    for name, mode in (("mine", 0o700), ("new", 0o777 & ~_umask())):
+        with files.whole_folder(tmp_path, name) as (meanwhile, _):
+            assert stat.S_IMODE(meanwhile.stat().st_mode) == mode
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask

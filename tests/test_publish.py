@@ -34,6 +34,15 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
         ("card 00-1B-44-11-3A-B7, 001b.4411.3ab7.", "card ADDRESS, ADDRESS."),
         ("on 26-12-01-10-20-30, 1234.5678.9012, ab-cd-ef", "on 26-12-01-10-20-30, 1234.5678.9012, ab-cd-ef"),
         (f"sq0atp-{'a0Af' * 6} ATBB{'a0Af' * 6} tskey-auth-{'a0Af' * 6}-x", "REMOVED REMOVED REMOVED"),
+        (f"hvs.{'a-Bf' * 6} pscale_tkn_{'a_f' * 8} api_org_{'aBcD' * 8}", "REMOVED REMOVED REMOVED"),
+        (f"Xy98Q~{'aB.~' * 8} FlyV1 fm2_{'aB+/' * 8}=", "REMOVED FlyV1 REMOVED"),
+        (
+            'MY_VAR="a\\"b c" OF_IT=a\\ b 2FA_CODE=a 100_000=1',
+            "MY_VAR=REMOVED OF_IT=REMOVED 2FA_CODE=REMOVED 100_000=1",
+        ),
+        ("https://x/y?key=AbCd&z=1 a?keys=1", "https://x/y?key=REMOVED&z=1 a?keys=1"),
+        ("a ---- BEGIN SSH2 PRIVATE KEY ----\nx\n---- END SSH2 PRIVATE KEY ---- b", "a REMOVED b"),
+        ("a PuTTY-User-Key-File-3: x\ny", "a REMOVED"),
         (f"sntrys_eyJ{'a0Af' * 12}= EAACEd{'a0Af' * 20} EAAnd", "REMOVED REMOVED EAAnd"),
         (
             "no route to 10.3.2.7. fe80::1234: down, host:2001:db8::1, aa:bb:cc:dd:ee:ff: down",
@@ -107,6 +116,17 @@ def test_a_long_text_is_read_through_once(part: str) -> None:
     start = time.process_time()
     assert private.Scrubber().scrub(part * 50_000)
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    "name", ["DB_PASS", "GPG_PASSPHRASE", "MYSQL_PWD", "OPENAI_APIKEY", "GITLAB_PAT", "SESSION_COOKIE", "VAULT_PIN"]
+)
+def test_what_a_secret_of_the_environment_is_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "elderberry")
+    monkeypatch.setenv("COMPASS", "gooseberry")
+    monkeypatch.setenv("OLDPWD", "cloudberry")
+    said = private.Scrubber().scrub("elderberry, gooseberry, cloudberry")
+    assert said == "REMOVED, gooseberry, cloudberry"
 
 
 def test_owners_of_home_folders_without_end_are_refused() -> None:

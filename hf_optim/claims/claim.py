@@ -242,8 +242,12 @@ def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mappi
     for place, words in value.get("commands", {}).items():
         if not WORD.fullmatch(place):
             raise source.error((key, "commands", place), f"{place!r} is no name of a folder below the study's")
+        if place.startswith("reproduction.") or place in [f"{check}.csv" for check in checks]:
+            raise source.error((key, "commands", place), f"{place!r} is what the claim's own file is called")
         if not words or words[0] not in COMMANDS:
             raise source.error((key, "commands", place), f"begin with one of the commands {', '.join(COMMANDS)}")
+        if any(word == "-h" or len(word) > 2 and "--help".startswith(word) for word in map(str, words)):
+            raise source.error((key, "commands", place), "-h asks for help, and nothing would be reproduced")
     for name, deviation in value.get("noise", {}).items():
         if not deviation > 0:
             raise source.error((key, "noise", name), f"a deviation is above 0, got {deviation:g}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_optim.claims.cells import PublishedCell, find
 from hf_optim.claims.claim import Claim
-from hf_optim.claims.evidence import Evidence
+from hf_optim.claims.evidence import Evidence, Undeclared
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import Summary, summarise
@@ -51,7 +51,11 @@ def pairs(claim: Claim, cells: Sequence[Mapping[str, Any]], evidence: Evidence) 
             paired.append(Pair(row, summarise([]), why=cell.why if cell else "this size has no counterpart"))
             continue
         for variant, variant_cell, belongs in _variants(claim, cell):
-            values, runs = _obtained(evidence, variant_cell)
+            try:
+                values, runs = _obtained(evidence, variant_cell)
+            except Undeclared as error:
+                paired.append(Pair(row, summarise([]), why=str(error)))
+                continue
             why = "" if values else _absence(evidence, variant_cell)
             metric = "" if not values else variant_cell.metric
             paired.append(Pair(row, summarise(values), metric, tuple(runs), variant, belongs, why))

@@ -21,6 +21,12 @@ GAP_AS_RUN = "gap_as_run"
 MAGNITUDE = re.compile(r"abs\((\w+)\)")
 
 
+class Undeclared(UserError):
+    """A metric of which nobody says whether more of it is better: the one sentence or figure that asks for it is left
+    out.
+    """
+
+
 @dataclass
 class Evidence:
     """A study's results; `renamed` are the metrics that go by another name in its records."""
@@ -37,7 +43,7 @@ class Evidence:
         """The metric's name in the records, and 1 if more of it is better, else -1 (as given, else as its task says).
 
         Raises:
-            UserError: neither says it.
+            Undeclared: neither says it.
         """
         primary = task["primary"]["name"]
         name = self.renamed.get(metric or primary, metric or primary)
@@ -45,7 +51,7 @@ class Evidence:
             greater = False
         said = declared(task, name)
         if greater is None and said is None:
-            raise UserError(f"claim: {task['label']} declares no metric {name!r}: say whether greater is better")
+            raise Undeclared(f"{task['label']} declares no metric {name!r}: say whether greater is better")
         return name, 1 if (said[0] if greater is None and said else greater) else -1
 
     def values(self, task: str, label: str, metric: str) -> dict[int, float]:

@@ -33,7 +33,7 @@ from typing import Any
 
 from hf_optim.claims import courses
 from hf_optim.claims.comparisons import Comparison, paired
-from hf_optim.claims.evidence import COUNTED, Evidence, listed
+from hf_optim.claims.evidence import COUNTED, Evidence, Undeclared, listed
 from hf_optim.claims.ruling import Answer, Question, Ruling, negation, ruling
 from hf_optim.core.wording import counted
 from hf_optim.study.folder.store import number
@@ -48,7 +48,10 @@ def rule(evidence: Evidence, keys: Mapping[str, Any]) -> Ruling:
 
 def _ask(evidence: Evidence, keys: Mapping[str, Any]) -> Answer:
     function, _, _ = RULES[keys["rule"]]
-    return function(evidence, **{key: value for key, value in keys.items() if key not in ("rule", "negated")})
+    try:
+        return function(evidence, **{key: value for key, value in keys.items() if key not in ("rule", "negated")})
+    except Undeclared as error:
+        return Ruling("not tested", str(error))
 
 
 # --- rules that compare optimizers ---------------------------------------------------------------------------------

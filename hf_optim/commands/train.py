@@ -6,7 +6,7 @@ import contextlib
 import glob
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
 from hf_optim.experiment import record as records
-from hf_optim.experiment.files import by_default, read_json
+from hf_optim.experiment.files import by_default, numbered, read_json, set_aside
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names, names_data, read_data
 from hf_optim.hub import schedules
@@ -140,8 +140,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"]) if run["output"] else by_default("runs", spec.id)
         if not run["overwrite"]:
-            begun = _begun(folder) if run["output"] else spec  # a folder of ours is called by the run's id
+            begun = _begun(folder) or (None if run["output"] else spec)  # a folder of ours is called by the run's id
             _check_place(folder, spec, begun, resume=bool(run["resume"]))
+            if run["resume"] and loud:
+                _set_aside(folder)
         report_to = trackers.names(run["report_to"])
         with trackers.alone(report_to):
             from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
@@ -178,7 +180,7 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
     if begun is None:
         # Where no checkpoint can be gone on with, --resume begins anew: with an empty folder, as any run does.
         last = _last_whole(folder) if resume else None
-        later = [name for name in checkpoints if last is not None and records.step_of(name) > records.step_of(last)]
+        later = [name for name in checkpoints if last is not None and records.step_of(name) > last]
         names = [records.HISTORY, *((records.SAMPLES, records.SPEC, *checkpoints) if last is None else later)]
         if there := [name for name in names if os.path.lexists(folder / name)]:
             raise UserError(
@@ -206,14 +208,31 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
 
 
 def _not_left(folder: Path, checkpoints: Sequence[str]) -> list[str]:
-    """Those that a run that goes on would remove, or write over, and that it has not left there as it was killed. Where
-    it begins anew that is one at the most, the first that it was writing.
+    """Those that stand in the way of a run that goes on, and that it has not left there as it was killed. Where it
+    begins anew that is one at the most, the first that it was writing.
     """
     from hf_optim.experiment.checkpoint import is_cut_short
 
+    def is_somebodys(name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # the first process has set it aside meanwhile
+            return os.path.lexists(folder / name) and not is_cut_short(folder / name)
+        return False
+
+    later = _later(folder, checkpoints)
+    return [name for name in later if is_somebodys(name)] or later[:-1]
+
+
+def _later(folder: Path, checkpoints: Iterable[str]) -> list[str]:
+    """Those after the last that a run goes on from: all where there is none."""
     last, by_step = _last_whole(folder), sorted(checkpoints, key=records.step_of)
-    later = [name for name in by_step if last is None or records.step_of(name) > records.step_of(last)]
-    return [name for name in later if not is_cut_short(folder / name)] or later[:-1]
+    return [name for name in by_step if last is None or records.step_of(name) > last]
+
+
+def _set_aside(folder: Path) -> None:
+    """What a killed run left of the checkpoint that it was writing makes room, and is kept: it may be anything else."""
+    for name in _later(folder, (path.name for path in folder.glob("checkpoint-*"))):
+        new = set_aside(folder, name, numbered(f"unfinished-{records.step_of(name)}"))
+        print(f"{line(folder / name)} was not written whole: it is called {new} now", file=sys.stderr)
 
 
 def _begun(folder: Path) -> RunSpec | None:
@@ -224,10 +243,12 @@ def _begun(folder: Path) -> RunSpec | None:
         return None
 
 
-def _last_whole(folder: Path) -> str | None:
+def _last_whole(folder: Path) -> int | None:
+    """The step of the checkpoint that a run goes on from."""
     from hf_optim.experiment.checkpoint import last_checkpoint
 
-    return last_checkpoint(folder, training=True)
+    last = last_checkpoint(folder, training=True)
+    return None if last is None else records.step_of(Path(last).name)
 
 
 def _costs(spec: RunSpec, card: str | None) -> list[str]:
@@ -332,8 +353,7 @@ def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
     task = load(values["task"])
-    model = task.models[0] if values.get("model") is None else values["model"]
-    return dict(task.preset(model, values["size"]).optimizer.value)
+    return dict(task.preset(task.model_named(values.get("model")), values["size"]).optimizer.value)
 
 
 def _read_config(file: str) -> dict[str, Any]:

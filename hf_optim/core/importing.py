@@ -30,8 +30,9 @@ from hf_optim.core.catalogue import code_of
 from hf_optim.errors import UnknownName, UserError
 
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
-#: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
-_LOOKING = ("torch", "matplotlib")
+#: empty part) loads a libcuda.so.1 that lies there, matplotlib heeds a matplotlibrc, and a part of transformers follows
+#: `src`, which may be a link to itself
+_LOOKING = ("torch", "matplotlib", "transformers.utils.auto_docstring")
 #: what transformers imports wherever it is installed, and which then heeds files of the current folder: one of its
 #: settings is a file to write its log over, and where MLflow is fed, it asks the folder's repository, too
 UNASKED = ("comet_ml",)

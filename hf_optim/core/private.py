@@ -25,7 +25,9 @@ EVERYBODY = {"root", "user", "users", "admin", "ubuntu", "runner", "nobody", "ho
 MOST_OWNERS = 500
 #: so often is an escape escaped: an address in the question of another one's is written in escapes twice
 MOST_ESCAPES = 3
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:^|_)KEY|PRIVATE", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|(?:^|_)PASS|PASSW|_PWD$|CREDENTIAL|AUTH|(?:^|_|API)KEY|PRIVATE|COOKIE|_PAT$|_PIN$", re.IGNORECASE
+)
 _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
 #: of a folder on the way, as runs are called (lr=0.1,seed=1): what would end a path, but where another one begins
 _PASSED = r"(?:[^\s/\\:;,'\"<>|()\[\]{}=`]|[:;,=](?=[^\s/\\'\"]))+"
@@ -43,7 +45,8 @@ _BEFORE = r"(?<!\w)(?<![0-9a-f]:)(?<!::)"
 _CONTROLS = dict(zip("nrt", "\n\r\t", strict=True))
 # No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
+    (re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]+-{4,5}.*?(?:-{4,5} ?END [A-Z0-9 ]+-{4,5}|\Z)", re.DOTALL), SECRET),
+    (re.compile(r"PuTTY-User-Key-File-\d.*", re.DOTALL), SECRET),
     (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
     (re.compile(r"(?i)\b(Bearer|Authorization[\"']?: *[\"']?(?:Basic|Digest|Token)) +[^\s\"']+"), rf"\1 {SECRET}"),
     (
@@ -58,10 +61,17 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1|pcsk)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
     (re.compile(_OWN + r"(?:ya29\.|1//0|ATATT3|ATBB|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
     (re.compile(_OWN + r"(?:sq0\w{3}-[\w-]{22,}|tskey-[\w-]{16,}|sntry[su]_[\w+/=-]{40,}|EAA\w{60,})"), SECRET),
+    (re.compile(_OWN + r"(?:hvs\.|pscale_[a-z]{2,8}_|api_org_|fm2_|\w{3}\dQ~)[\w.~+/=-]{16,}"), SECRET),
     (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
-    (re.compile(_OWN + r"([A-Z][A-Z0-9]{0,100}_[A-Z0-9_]{1,100})=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
+    (
+        re.compile(
+            _OWN + r"((?=[0-9_]{0,20}[A-Z])[A-Z0-9]{1,101}_[A-Z0-9_]{1,100})="
+            r"(?:\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:\\.|[^\s\\])+)"
+        ),
+        rf"\1={SECRET}",
+    ),
     (
         re.compile(
             r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|csrf|hf|hub|refresh|session)[-_]?token|session[-_]?id|\btoken|secret)"
@@ -96,7 +106,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w-])((?:-[uU]|--(?:proxy-)?user)[ =]+[\"']?[^\s:%\"']{1,200}[:%])[^\s\"']+"), rf"\1{SECRET}"),
     (re.compile(r"([\"'](?:pass|_?auth)[\"']\s*:\s*[\"'])[^\"']+"), rf"\1{SECRET}"),
     # in addresses: of one that is signed, and of one that whoever knows it may post to
-    (re.compile(r"(?i)((?:[?&](?:sig|[\w-]{0,40}signature)|\bX-\w{1,20}-Signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"(?i)((?:[?&](?:sig|key|[\w-]{0,40}signature)|\bX-\w{1,20}-Signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
     (re.compile(r"(?i)\b(hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/\S+"), rf"\1/{SECRET}"),
     (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
     (re.compile(r"(?<!\d)(?<!\d\.)\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)"), ADDRESS),

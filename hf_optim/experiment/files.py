@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import stat
@@ -32,6 +33,8 @@ LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
 #: how a folder is opened that is passed through: on Linux one that may not be listed, too
 _FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", 0)
+#: what Linux calls a file's access list
+_ACCESS = "system.posix_acl_access"
 
 
 class Refused(OSError):
@@ -192,6 +195,20 @@ def by_default(*names: str) -> Path:
     return folder
 
 
+def set_aside(folder: Path, name: str, names: Iterable[str]) -> str:
+    """Gives `name` in `folder` the first of `names` that nothing there has, which is returned."""
+    new = next(free for free in names if not os.path.lexists(folder / free))
+    with holding(folder, name) as (at, last):
+        os.rename(last, new, src_dir_fd=at, dst_dir_fd=at)
+    return new
+
+
+def numbered(stem: str, suffix: str = "") -> Iterator[str]:
+    """Names to set something aside by: the first plain, the others numbered."""
+    yield f"{stem}{suffix}"
+    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+
+
 def remove(folder: Path, name: str) -> None:
     """Takes away a file, a link (not what it points to) or a folder with all that is in it; nothing is fine too."""
     with suppress(FileNotFoundError), holding(folder, name) as (at, last):
@@ -241,7 +258,8 @@ def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
         temporary, held = _begin(at, last, mode & 0o666 | 0o600)
         try:
             if there:
-                _open_as(held, there, mode if there.st_uid == os.geteuid() else stat.S_IMODE(os.fstat(held).st_mode))
+                own = there.st_uid == os.geteuid()
+                _open_as(held, there, mode if own else stat.S_IMODE(os.fstat(held).st_mode), _access(at, last), own)
             with open(held, "w+b", closefd=False) as file:  # libraries close what they are given
                 yield file
             os.fsync(held)
@@ -252,13 +270,32 @@ def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
             os.close(held)
 
 
-def _open_as(held: int, there: os.stat_result, mode: int) -> None:
-    """Gives `held` this mode and the group of what it takes the place of; to another group no rights."""
+def _access(at: int, name: str) -> bytes | None:
+    """The access list of an entry of the folder that is open as `at`: where there is one, the mode's bits of the group
+    are what anybody named in it has at the most, and not the group's.
+    """
+    with suppress(OSError, AttributeError):  # none, a file system without any, a system other than Linux
+        return os.getxattr(f"/proc/self/fd/{at}/{name}", _ACCESS, follow_symlinks=False)
+    return None
+
+
+def _open_as(held: int, there: os.stat_result, mode: int, access: bytes | None, own: bool) -> None:
+    """Gives `held` this mode, the group and, of an `own` one, the access list of what it takes the place of. Where
+    these cannot be kept, the group has no rights, and others have none that it had not.
+    """
     with suppress(OSError):  # a group that is not this user's, a file system without any
         if os.fstat(held).st_gid != there.st_gid:
             os.fchown(held, -1, there.st_gid)
+    kept = os.fstat(held).st_gid == there.st_gid and (own or access is None)
+    with suppress(OSError, AttributeError):  # what the folder gives to each new file
+        os.removexattr(held, _ACCESS)
+    try:
+        if kept and access is not None:
+            os.setxattr(held, _ACCESS, access)
+    except OSError:
+        kept = False
     with suppress(OSError):
-        os.fchmod(held, mode if os.fstat(held).st_gid == there.st_gid else mode & ~0o070)
+        os.fchmod(held, mode if kept else mode & (0o700 | mode >> 3 & 0o007))
 
 
 def _begin(at: int, name: str, mode: int) -> tuple[str, int]:
@@ -287,7 +324,7 @@ def whole_folder(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
             yield (folder / name).with_name(temporary), held
             with suppress(FileNotFoundError):  # an empty folder of the user's stays as open to others as it was
                 there = os.stat(last, dir_fd=at, follow_symlinks=False)
-                _open_as(held, there, stat.S_IMODE(there.st_mode))
+                _open_as(held, there, stat.S_IMODE(there.st_mode), _access(at, last), there.st_uid == os.geteuid())
             os.rename(temporary, last, src_dir_fd=at, dst_dir_fd=at)
         finally:
             with suppress(OSError):
@@ -297,9 +334,13 @@ def whole_folder(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
 
 def _begin_folder(at: int, name: str) -> tuple[str, int]:
     """A new folder beside `name`, and its descriptor, whose lock tells that somebody is at it."""
+    mode = 0o777
+    with suppress(FileNotFoundError):  # what is there may be nobody else's, and so is what takes its place meanwhile
+        os.stat(name, dir_fd=at, follow_symlinks=False)
+        mode = 0o700
     while True:
         temporary = f".{name}.{uuid.uuid4().hex}.tmp"
-        os.mkdir(temporary, dir_fd=at)
+        os.mkdir(temporary, mode, dir_fd=at)
         with suppress(FileNotFoundError):  # taken away before it was locked
             held = open_below(temporary, temporary, at, os.O_DIRECTORY)
             with suppress(OSError):

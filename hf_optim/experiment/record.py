@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ SHARERS = "HF_OPTIM_RUNS_PER_GPU"
 
 def step_of(checkpoint: str) -> int:
     """The step that a checkpoint is called by; -1 for what Trainer would not call so, and leaves alone."""
-    number = checkpoint.rpartition("-")[2]
-    return int(number) if number.isdecimal() and len(number) < 20 else -1
+    called = re.fullmatch(r"checkpoint-([0-9]{1,19})", checkpoint)
+    return int(called[1]) if called else -1
 
 
 def environment(processes: int, device: str) -> dict[str, Any]:

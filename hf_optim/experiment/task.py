@@ -204,6 +204,10 @@ class Task(ABC):
         own = Metric(self.primary.stem, self.primary.greater_is_better)
         return next((m for m in (*self.metrics, own, *EVERY_RUN) if m.name == stem_of(name)), None)
 
+    def model_named(self, model: str | None) -> str:
+        """What a run trains that names `model`: the task's first where it names none."""
+        return self.models[0] if model is None else model
+
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `model` at `size`; a `UserError` names the valid ones."""
         if not isinstance(size, str) or size not in self.sizes:
@@ -276,15 +280,15 @@ class Task(ABC):
 
     def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
         """The preset with `options` in place of its model values; an unknown one is a `UserError`."""
-        valid = [*preset.model.value, *self.options]
-        for key in options:
+        here, valid = f"task {self.name!r}, model {model!r}:", [*preset.model.value, *self.options]
+        for key, value in options.items():
             if key not in valid:
                 listed, near = ", ".join(valid) or "none", closest(str(key), valid)
-                raise UserError(f"task {self.name!r}, model {model!r}: unknown option {key!r}{near}; valid: {listed}")
-        if huge := [key for key, value in options.items() if isinstance(value, int) and abs(value) > MOST_OF_ANYTHING]:
-            raise UserError(
-                f"task {self.name!r}, model {model!r}: option {huge[0]!r} is beyond what anything counts to"
-            )
+                raise UserError(f"{here} unknown option {key!r}{near}; valid: {listed}")
+            if value == "":  # as a path it would be the current folder
+                raise UserError(f"{here} option {key!r} is empty")
+            if isinstance(value, int) and abs(value) > MOST_OF_ANYTHING:
+                raise UserError(f"{here} option {key!r} is beyond what anything counts to")
         merged = {**preset.model.value, **options}
         return replace(preset, model=replace(preset.model, value=merged)) if options else preset
 
@@ -357,7 +361,7 @@ def check_run(spec: RunSpec) -> tuple[Task, str, Preset]:
         UserError: an unknown task, model, option or optimizer.
     """
     task = load(spec.task)
-    model = task.models[0] if spec.model is None else spec.model
+    model = task.model_named(spec.model)
     if spec.data == "":
         raise UserError("data: expected a name or a path, got ''")
     preset = task.with_options(model, task.preset(model, spec.size), spec.options)

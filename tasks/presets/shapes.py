@@ -22,6 +22,12 @@ CLOSE = 0.06  # shapes within this share of the count that is asked for are equa
 DEPTHS = range(2, 65)
 
 
+def check(model: str) -> None:
+    """Raise a UserError for a model without such a rule: its options may hold none of what the others are asked."""
+    if model not in DECIDES:
+        raise UserError(f"options: parameters chooses the shape of {both(DECIDES)}, not of {model!r}")
+
+
 def options(model: str, parameters: int, vocabulary: int, block: int, tied: bool) -> dict[str, Any]:
     """The values of the configuration of `model` with about so many parameters, embeddings included.
 
@@ -38,8 +44,7 @@ def options(model: str, parameters: int, vocabulary: int, block: int, tied: bool
     Raises:
         UserError: a model without such a rule, or a count that the embedding alone exceeds.
     """
-    if model not in DECIDES:
-        raise UserError(f"options: parameters chooses the shape of {both(DECIDES)}, not of {model!r}")
+    check(model)
     if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 1:
         raise UserError(f"options: parameters must be a whole number of at least 1, got {parameters!r}")
     candidates = [

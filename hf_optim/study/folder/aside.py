@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from hf_optim.experiment.files import read_bytes, read_json
+from hf_optim.experiment.files import read_bytes, read_json, set_aside
 
 STUDY, PLAN = "study.yaml", "plan.json"
 #: in plan.json: of the study.yaml that was written beside it
@@ -35,14 +34,7 @@ def edited(folder: Path, text: str) -> bool:
 
 def keep(folder: Path) -> str:
     """Gives the study.yaml of `folder` a name that no other YAML there has, which is returned."""
-    name = free(folder, (f"study-{number}.yaml" for number in itertools.count(1)))
-    os.rename(folder / STUDY, folder / name)
-    return name
-
-
-def free(folder: Path, names: Iterable[str]) -> str:
-    """The first of the names that nothing in `folder` has."""
-    return next(name for name in names if not os.path.lexists(folder / name))
+    return set_aside(folder, STUDY, (f"study-{number}.yaml" for number in itertools.count(1)))
 
 
 def _written(folder: Path) -> object:

@@ -8,7 +8,6 @@ that is killed while it writes spoils nothing.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import stat
 import warnings
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import LARGEST
-from hf_optim.study.folder import aside
+from hf_optim.experiment.files import LARGEST, numbered, set_aside
 from hf_optim.study.folder.locks import alone
 from hf_optim.study.folder.searches import Search, Trial
 from hf_optim.study.plan import tuning_points as points
@@ -45,7 +43,7 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
             except UserError:
                 raise
             except Exception:  # whatever Optuna says of a journal that is not one of ours: it is set aside, not lost
-                _set_aside(folder / FILE)
+                set_aside(folder, FILE, numbered(Path(FILE).stem, ".damaged"))
                 _bring_up(folder / FILE, searches, greater)
     finally:
         optuna.logging.set_verbosity(before)
@@ -140,7 +138,7 @@ def _repair(path: Path) -> None:
     if not path.exists():
         return
     if path.stat().st_size > LARGEST:
-        _set_aside(path)
+        set_aside(path.parent, path.name, numbered(path.stem, ".damaged"))
         return
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
@@ -151,11 +149,4 @@ def _repair(path: Path) -> None:
         for line in whole.splitlines():
             json.loads(line)
     except ValueError:
-        _set_aside(path)
-
-
-def _set_aside(path: Path) -> None:
-    """Under a name that nothing has: what was set aside before may be somebody's, too."""
-    numbers = (f"-{number}" for number in itertools.count(2))
-    name = aside.free(path.parent, (f"{path.stem}{number}.damaged" for number in itertools.chain([""], numbers)))
-    path.replace(path.with_name(name))
+        set_aside(path.parent, path.name, numbered(path.stem, ".damaged"))

@@ -228,7 +228,7 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
         task.check_entry(entry)
     except UserError as error:
         raise source.error((*here, str(error).partition(":")[0]), str(error)) from None
-    entry["model"] = task.models[0] if entry.get("model") is None else entry["model"]
+    entry["model"] = task.model_named(entry.get("model"))
     try:
         preset = task.preset(entry["model"], entry["size"])
     except UserError as error:

@@ -95,7 +95,7 @@ def _rung(
     options["parameters"] = size
     try:
         task = load(name)
-        model = task.models[0] if shared.get("model") is None else shared["model"]
+        model = task.model_named(shared.get("model"))
         preset = task.with_options(model, task.preset(model, shared.get("size", "small")), options)
         rung = task.rung(model, preset)
     except UserError as error:

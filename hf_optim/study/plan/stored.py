@@ -4,7 +4,6 @@ hashes."""
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
 from hf_optim.study.plan.entries import MOST, is_setting
 from hf_optim.study.plan.extent import LONGEST_SETTINGS
-from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE
+from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE, is_range
 from hf_optim.study.plan.variance import SOURCES
 
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
@@ -250,8 +249,7 @@ def _searched(bounds: list[Any]) -> bool:
         return len(told) == 1 and isinstance(told[0], list) and bool(told[0])
     if kind not in ("log", "linear") or len(told) != 2 or not all(map(_numeric, told)):
         return False
-    low, high = told
-    return bool(low < high) and (kind == "linear" or 0 < low and math.log(low) < math.log(high))
+    return is_range(kind, *told)
 
 
 def _numeric(value: Any) -> bool:

@@ -302,8 +302,13 @@ def _read_range(source: Source, where: Where, value: Any) -> list[Any]:
         expected = "[low, high, log], [low, high, linear] or {choices: [...]}"
         raise source.error(where, f"{where[-1]} must be {expected}, got {describe(value)}")
     low, high, kind = value
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise source.error(where, f"{where[-1]}: the lower end must be below the upper one, got {describe(value)}")
     if kind == "log" and low <= 0:
         raise source.error(where, f"{where[-1]}: a log range must lie above 0, got {describe(value)}")
+    if not is_range(kind, low, high):
+        raise source.error(where, f"{where[-1]}: the lower end must be below the upper one, got {describe(value)}")
     return [kind, float(low), float(high)]
+
+
+def is_range(kind: str, low: float, high: float) -> bool:
+    """Whether there is anything between the ends; two that differ in the last digit have one logarithm."""
+    return low < high and (kind == "linear" or 0 < low and math.log(low) < math.log(high))
