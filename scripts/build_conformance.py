@@ -88,7 +88,16 @@ def code(text: str) -> ast.Module:
 @cache
 def dumped(text: str) -> bytes:
     """What of a source text counts."""
-    return ast.dump(code(text)).encode()
+    return repr(plain(code(text))).encode()
+
+
+def plain(node: object) -> object:
+    """A syntax tree as pairs and lists without what is empty, which is the same by every version of Python."""
+    if isinstance(node, list):
+        return [plain(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return node
+    return type(node).__name__, [(key, plain(value)) for key, value in ast.iter_fields(node) if value not in (None, [])]
 
 
 def fingerprint(*files: Path, extra: str = "") -> str:

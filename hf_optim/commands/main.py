@@ -124,7 +124,9 @@ def _loading() -> bool:
 def _overview() -> Parser:
     parser = Parser("hf-optim", OVERVIEW)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    listed = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # they are listed alone, and no class of ours takes all that argparse makes one with (a color, from Python 3.14 on)
+    of = argparse.ArgumentParser
+    listed = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=of)
     for name, about in commands().items():
         listed.add_parser(name, help=about, description=about)
     return parser
