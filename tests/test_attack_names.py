@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
-from attack_parts import claim, command
+import torch
+from attack_parts import claim, command, interrupted_run
 from study_fakes import make_study, replan
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
+from hf_optim.experiment import saved_files
 from hf_optim.study import api, conduct
 from hf_optim.study.folder import begun, shared
 from hf_optim.study.folder.changes import read_plan
@@ -246,3 +252,33 @@ def test_runs_of_other_code_are_not_taken_from_the_studies_beside(
     now = importing.digests(plan.to_dict())
     file.write_text("Adan = 1\n")
     assert importing.digests(plan.to_dict()) == now != before  # what a record says: the text that was run
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="a part of an archive has one name")
+def test_a_part_of_saved_values_has_one_name(tmp_path: Path) -> None:
+    """torch's reader takes the one, and what looks through the file before took the other, harmless values."""
+    torch.save({"w": torch.ones(2)}, file := tmp_path / "optimizer.pt")
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            raw = name.replace("data.pkl", "data.txt")
+            entry = zipfile.ZipInfo(raw)
+            told = struct.pack("<BL", 1, zlib.crc32(raw.encode())) + name.encode()
+            entry.extra = struct.pack("<HH", 0x7075, len(told)) + told
+            archive.writestr(entry, content)
+    with pytest.raises(saved_files.Suspect, match="parts of two names"):
+        saved_files.check(file)
+
+
+@pytest.mark.parametrize("key", ["data", "task", "model"])
+def test_a_name_with_a_nul_is_one_line_beside_the_others(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A spec.json's took the table of all checkpoints away."""
+    run = interrupted_run(tmp_path)
+    shutil.copytree(run, other := tmp_path / "other")
+    spec = json.loads((other / "spec.json").read_text())
+    (other / "spec.json").write_text(json.dumps({**spec, key: "a\0b"}))
+    code, out, error = command(capsys, "evaluate", other, run)
+    assert code == 2 and "NUL character" in error and "mlp" in out

@@ -74,14 +74,14 @@ def lacking(kept: str, *told: str) -> Callable[[Path], Any]:
     return apply
 
 
-def told_more(checkpoint: Path) -> None:
-    file = checkpoint / "trainer_state.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "foo": 1}))
+def told(**more: Any) -> Callable[[Path], Any]:
+    """Trainer's state says so, too."""
 
+    def apply(checkpoint: Path) -> None:
+        file = checkpoint / "trainer_state.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
 
-def told_less(checkpoint: Path) -> None:
-    file = checkpoint / "trainer_state.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "stateful_callbacks": {}}))
+    return apply
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -99,8 +99,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a schedule that has had no rates": (scheduled(_last_lr=[]), r"and its schedule \[\]"),
     "a schedule's optimizer": (scheduled(optimizer=3), "scheduler.pt names optimizer"),
     "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
-    "a state of others": (told_more, "unexpected keyword argument 'foo'"),
-    "a state that Trainer could not write again": (told_less, "TrainerControl"),
+    "a state of others": (told(foo=1), "unexpected keyword argument 'foo'"),
+    "a state of a search, whose name is a folder to write to": (told(is_hyper_param_search=True), "is of no search"),
+    "a state of a trial": (told(trial_name="/elsewhere"), "trial_name: expected null"),
+    "a state that asks what there is": (told(best_model_checkpoint="/elsewhere"), "checkpoint: expected null"),
+    "a state that Trainer could not write again": (told(stateful_callbacks={}), "TrainerControl"),
     "a tensor away": (lacking("model.safetensors"), "lacks 1 tensors"),
     "and an index that has it": (lacking("model.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),
     "a tensor away in a shard": (lacking("model-1.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),

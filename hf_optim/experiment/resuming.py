@@ -44,8 +44,8 @@ WRITTEN = (*checkpoints.READ_WHOLE, ".safetensors", ".bin", ".pt", ".pth")
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
-        "best_global_step?": (int, None), "best_model_checkpoint?": (str, None),
-        "stateful_callbacks": {"TrainerControl": dict}, "trial_params?": None}  # fmt: skip
+        "best_global_step?": (int, None), "best_model_checkpoint?": None, "is_hyper_param_search?": bool,
+        "trial_name?": None, "trial_params?": None, "stateful_callbacks": {"TrainerControl": dict}}  # fmt: skip
 EVERY = ("logging_steps", "eval_steps", "save_steps")
 #: what of `SPENT` is counted, and added up as whole numbers
 COUNTS = ("forward_passes", "backward_passes", "tokens")
@@ -100,6 +100,8 @@ def _check_state(checkpoint: Path) -> None:
     shape.check_shape(state, {**checkpoints.STATE, **TOLD}, STATE)
     with _told_by(STATE):
         TrainerState(**state)
+    if state.get("is_hyper_param_search"):  # trackers would call the run, and where they write, as it says
+        raise ValueError(f"{STATE}: a run of ours is of no search of Trainer's")
     for name in EVERY:
         if not _is_number(state.get(name, 1)) or state.get(name, 1) < 1:
             raise ValueError(f"{STATE}: {name} is no number of steps")

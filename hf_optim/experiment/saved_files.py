@@ -83,6 +83,9 @@ def _check_archive(stored: IO[bytes], size: int) -> None:
         if archive.comment or archive.start_dir != _directory(stored):
             raise Suspect("its table of contents lies elsewhere")  # where another reader would find another one
         names = [entry.filename for entry in entries]
+        # from Python 3.13 on one takes the other, which torch's reader does not know
+        if any(entry.filename != entry.orig_filename for entry in entries):
+            raise Suspect("it has parts of two names")
         # torch finds them whatever their case is
         if len({name.lower() for name in names}) < len(names) or any(entry.compress_type for entry in entries):
             raise Suspect("it is packed, or has parts of the same name")

@@ -113,9 +113,11 @@ class RunSpec:
         pairs = self.pruning if isinstance(self.pruning, list) else [None]
         if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) for pair in pairs):
             raise UserError(f"pruning: expected a list of [step, value], got {self.pruning!r}")
-        for text in strings([self.model, self.data, self.optimizer, self.options]):
+        for text in strings([self.task, self.model, self.data, self.optimizer, self.options, self.schedule]):
             if not text.isascii() and _HALF.search(text):  # of a file's name that is not UTF-8
                 raise UserError(f"run: {text!r} holds half a character, which no record keeps: rename the file")
+            if "\0" in text:  # no path has one, and what is given one fails in a way of its own
+                raise UserError(f"run: {text!r} holds a NUL character")
         self._check_overrides()
 
     def _check_overrides(self) -> None:
