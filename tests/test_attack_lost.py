@@ -20,6 +20,7 @@ from study_fakes import make_study
 from hf_optim.commands import reproduction
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError, of_memory
+from hf_optim.experiment import files as files_room
 from hf_optim.experiment.checkpoint import is_cut_short
 from hf_optim.experiment.disk import NotNow, Unwritable, check_given
 from hf_optim.experiment.files import Refused
@@ -205,6 +206,35 @@ def test_what_looks_like_a_killed_runs_checkpoint_is_set_aside(
         f"{last} was not written whole: it is called unfinished-4-2 now\n",
     )
     assert files(run / "unfinished-4-2") == before and (last / "trainer_state.json").exists()
+
+
+def test_a_state_that_was_being_written_is_no_checkpoints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoint-4" / "trainer_state.json").write_text("")
+    assert command(capsys, *WORDS, "--output", run, "--resume")[0] == 0
+    assert (run / "unfinished-4" / "optimizer.pt").exists() and (run / "record.json").exists()
+
+
+def test_a_run_that_is_killed_as_it_clears_another_says_whose_checkpoints_are_left(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """spec.json went first: --resume went on from another run's checkpoint, and the record was false."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path, name: str) -> None:
+        if name.startswith("checkpoint-"):
+            raise Killed
+        files_room.remove(folder, name)
+
+    words = (*WORDS, "--seed", 7, "--output", run)
+    with monkeypatch.context() as here, pytest.raises(Killed):
+        here.setattr("hf_optim.experiment.preparation.remove", killed)
+        command(capsys, *words, "--overwrite")
+    code, _, error = command(capsys, *words, "--resume")
+    assert code == 2 and "holds checkpoints of another run (see its spec.json)" in error
+    (run / f".record.json.{'0' * 32}.tmp").write_text("half")
+    assert command(capsys, *words, "--overwrite")[0] == 0 and not list(run.glob(".*"))
 
 
 def test_a_folder_that_is_called_by_the_run_and_says_another_one_is_not_cleared(

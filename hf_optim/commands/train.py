@@ -215,7 +215,7 @@ def _not_left(folder: Path, checkpoints: Sequence[str]) -> list[str]:
 
     def is_somebodys(name: str) -> bool:
         with contextlib.suppress(FileNotFoundError):  # the first process has set it aside meanwhile
-            return os.path.lexists(folder / name) and not is_cut_short(folder / name)
+            return not is_cut_short(folder / name) and os.path.lexists(folder / name)
         return False
 
     later = _later(folder, checkpoints)

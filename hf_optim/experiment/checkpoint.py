@@ -87,7 +87,14 @@ def is_cut_short(checkpoint: Path) -> bool:
     """Whether this is what a killed run leaves of the checkpoint that it was writing: weights come first, the state
     last. A whole one is none, nor one out of which the rest was taken: that folder is younger than all that is in it.
     """
-    if not _is_begun(checkpoint) or os.path.lexists(checkpoint / "trainer_state.json"):
+    if not _is_begun(checkpoint):
+        return False
+    try:
+        files.read_json(checkpoint, "trainer_state.json")
+        return False
+    except (FileNotFoundError, ValueError):  # there is none, or it was being written
+        pass
+    except OSError:
         return False
     weighs = any(path for kind in (*WEIGHTS, ADAPTER_WEIGHTS) for path in checkpoint.glob(kind))
     if not weighs or any(checkpoint.glob("optimizer*")):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_optim import registry
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment import flops, footprint, precision, resuming
+from hf_optim.experiment import flops, footprint, leftovers, precision, resuming
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
@@ -143,8 +143,9 @@ def clear(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
             remove(folder, name)
-        if not keep:
-            for old in (folder / records.SAMPLES, folder / records.SPEC, *folder.glob("checkpoint-*")):
+            leftovers.sweep(folder, name)
+        if not keep:  # whose the checkpoints are is said as long as there is one
+            for old in (folder / records.SAMPLES, *folder.glob("checkpoint-*"), folder / records.SPEC):
                 remove(folder, old.name)
         if checkpoints or keep:
             write_json(folder, records.SPEC, spec.to_dict())
