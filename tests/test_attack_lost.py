@@ -24,7 +24,6 @@ from hf_optim.experiment import files as files_room
 from hf_optim.experiment.checkpoint import is_cut_short
 from hf_optim.experiment.disk import NotNow, Unwritable, check_given
 from hf_optim.experiment.files import Refused
-from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import shared
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import worker
@@ -235,23 +234,6 @@ def test_a_run_that_is_killed_as_it_clears_another_says_whose_checkpoints_are_le
     assert code == 2 and "holds checkpoints of another run (see its spec.json)" in error
     (run / f".record.json.{'0' * 32}.tmp").write_text("half")
     assert command(capsys, *words, "--overwrite")[0] == 0 and not list(run.glob(".*"))
-
-
-def test_a_folder_that_is_called_by_the_run_and_says_another_one_is_not_cleared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without --output it was taken for the run's own, whatever its spec.json said."""
-    monkeypatch.chdir(tmp_path)
-    run = RunSpec("logistic", None, "smoke", {"name": "sgd"}, overrides={"steps": 4})
-    folder = tmp_path / "runs" / run.id
-    (folder / "samples").mkdir(parents=True)
-    (folder / "samples" / "mine.txt").write_text("mine")
-    (folder / "spec.json").write_text(json.dumps(SPEC.to_dict()))
-    words = ["train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", "4", "--quiet"]
-    code, _, error = command(capsys, *words)
-    assert (code, error.count("samples of another run")) == (2, 1) and (folder / "samples" / "mine.txt").exists()
-    (folder / "spec.json").unlink()
-    assert command(capsys, *words)[0] == 0 and (folder / "record.json").exists()
 
 
 @pytest.mark.parametrize("name", ["samples/holiday.png", "history.jsonl", "checkpoint-9/model.safetensors"])

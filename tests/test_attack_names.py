@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_parts import claim, command, interrupted_run
+from attack_parts import SPEC, claim, command, interrupted_run
 from study_fakes import make_study, replan
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import saved_files
+from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import api, conduct
 from hf_optim.study.folder import begun, shared
 from hf_optim.study.folder.changes import read_plan
@@ -282,3 +283,20 @@ def test_a_name_with_a_nul_is_one_line_beside_the_others(
     (other / "spec.json").write_text(json.dumps({**spec, key: "a\0b"}))
     code, out, error = command(capsys, "evaluate", other, run)
     assert code == 2 and "NUL character" in error and "mlp" in out
+
+
+def test_a_folder_that_is_called_by_the_run_and_says_another_one_is_not_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --output it was taken for the run's own, whatever its spec.json said."""
+    monkeypatch.chdir(tmp_path)
+    run = RunSpec("logistic", None, "smoke", {"name": "sgd"}, overrides={"steps": 4})
+    folder = tmp_path / "runs" / run.id
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "mine.txt").write_text("mine")
+    (folder / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    words = ["train", "--task", "logistic", "--size", "smoke", "--optimizer", "sgd", "--steps", "4", "--quiet"]
+    code, _, error = command(capsys, *words)
+    assert (code, error.count("samples of another run")) == (2, 1) and (folder / "samples" / "mine.txt").exists()
+    (folder / "spec.json").unlink()
+    assert command(capsys, *words)[0] == 0 and (folder / "record.json").exists()

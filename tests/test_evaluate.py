@@ -118,6 +118,20 @@ def test_of_several_one_that_cannot_be_evaluated_is_a_line_and_the_rest_is_a_tab
     assert evaluate.main([str(damaged), str(damaged)]) == 2 and capsys.readouterr().out == ""
 
 
+def test_a_last_checkpoint_that_is_damaged_is_passed_over_in_words(runs, tmp_path, capsys):
+    """The one before it was evaluated in its place, unsaid, or there was none."""
+    folder, _ = runs
+    shutil.copytree(folder / "bootstrap", run := tmp_path / "run")
+    shutil.copytree(run / "checkpoint-3", run / "checkpoint-11")
+    assert evaluate.main([str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "checkpoint-3" in out
+    assert err == f"{run}: checkpoint-3 is taken, and not checkpoint-11: cut short or damaged\n"
+    (run / "checkpoint-3" / "trainer_state.json").write_text("null")
+    with pytest.raises(UserError, match=r"no checkpoint that is whole \(checkpoint-3, checkpoint-11: cut short or"):
+        evaluate.main([str(run)])
+
+
 def test_folders_without_end_below_a_checkpoint_are_one_line(runs, tmp_path):
     """A thousand of them were a RecursionError of `os.walk`, which before Python 3.12 calls itself for each."""
     folder, _ = runs

@@ -185,6 +185,14 @@ def test_rates_go_to_the_innermost_base():
     assert trajectory.label_of(trajectory.parse("{name: sgd, momentum: 0.9}")) == "sgd momentum=0.9"
 
 
+def test_a_class_that_takes_nothing_is_one_line(tmp_path):
+    (file := tmp_path / "mine.py").write_text(
+        "import torch\nclass M(torch.optim.Optimizer):\n    def __init__():\n        pass\n"
+    )
+    with pytest.raises(UserError, match="M is not a torch.optim.Optimizer class, nor"):
+        trajectory.takes_rate({"name": f"{file}:M"})
+
+
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "plots"
     command = [

@@ -16,6 +16,7 @@ from hf_optim.core import importing
 from hf_optim.core.safe_text import line
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
+from hf_optim.experiment.record import step_of
 from hf_optim.experiment.spec import SIZES, RunSpec
 from hf_optim.experiment.task import names
 
@@ -114,9 +115,15 @@ def _row(place: Path, named: RunSpec | None, data: str | None, computed: dict[st
     checkpoint = place
     if not any((place / name).is_file() for name in ("config.json", checkpoints.ADAPTERS)):
         last = checkpoints.last_checkpoint(place)
+        step = -1 if last is None else step_of(Path(last).name)
+        passed = [path.name for path in place.glob("checkpoint-*") if step_of(path.name) > step]
+        told = f"{', '.join(sorted(passed, key=step_of))}: cut short or damaged" if passed else ""
         if last is None:
-            raise UserError(f"{place} holds no checkpoint: give one, or train with --checkpoint-every")
+            what = f"no checkpoint that is whole ({told})" if told else "no checkpoint"
+            raise UserError(f"{place} holds {what}: give one, or train with --checkpoint-every")
         checkpoint = Path(last)
+        if told and os.environ.get("RANK", "0") == "0":
+            print(line(f"{place}: {checkpoint.name} is taken, and not {told}"), file=sys.stderr)
     spec = checkpoints.specification(checkpoint, named)
     spec = replace(spec, data=data or spec.data, overrides={**spec.overrides, **computed})
     result = evaluate(spec, checkpoint)

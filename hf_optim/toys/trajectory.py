@@ -219,9 +219,9 @@ def takes_rate(spec: Mapping[str, Any]) -> bool:
     mark of methods that find the rate themselves)."""
 
     if ":" in spec["name"]:
-        import inspect
+        from hf_optim.core.foreign import signature
 
-        return "lr" not in spec and "lr" in inspect.signature(registry.resolve(spec["name"])).parameters
+        return "lr" not in spec and "lr" in signature(registry.resolve(spec["name"]), spec["name"]).parameters
     info = registry.info(spec["name"])
     if info.family == "wrapper":
         inner = registry.inner(info, spec.get("base"))
