@@ -232,7 +232,7 @@ def _set_aside(folder: Path) -> None:
     """What a killed run left of the checkpoint that it was writing makes room, and is kept: it may be anything else."""
     for name in _later(folder, (path.name for path in folder.glob("checkpoint-*"))):
         new = set_aside(folder, name, numbered(f"unfinished-{records.step_of(name)}"))
-        print(f"{line(folder / name)} was not written whole: it is called {new} now", file=sys.stderr)
+        print(line(f"{folder / name} was not written whole: it is called {new} now"), file=sys.stderr)
 
 
 def _begun(folder: Path) -> RunSpec | None:
