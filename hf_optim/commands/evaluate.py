@@ -16,7 +16,7 @@ from hf_optim.core import importing
 from hf_optim.core.safe_text import line
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment.record import step_of
+from hf_optim.experiment.record import after, step_of
 from hf_optim.experiment.spec import SIZES, RunSpec
 from hf_optim.experiment.task import names
 
@@ -116,8 +116,8 @@ def _row(place: Path, named: RunSpec | None, data: str | None, computed: dict[st
     if not any((place / name).is_file() for name in ("config.json", checkpoints.ADAPTERS)):
         last = checkpoints.last_checkpoint(place)
         step = -1 if last is None else step_of(Path(last).name)
-        passed = [path.name for path in place.glob("checkpoint-*") if step_of(path.name) > step]
-        told = f"{', '.join(sorted(passed, key=step_of))}: cut short or damaged" if passed else ""
+        passed = after((path.name for path in place.glob("checkpoint-*")), step)
+        told = f"{', '.join(passed)}: cut short or damaged" if passed else ""
         if last is None:
             what = f"no checkpoint that is whole ({told})" if told else "no checkpoint"
             raise UserError(f"{place} holds {what}: give one, or train with --checkpoint-every")

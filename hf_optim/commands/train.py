@@ -180,7 +180,7 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
     if begun is None:
         # Where no checkpoint can be gone on with, --resume begins anew: with an empty folder, as any run does.
         last = _last_whole(folder) if resume else None
-        later = [name for name in checkpoints if last is not None and records.step_of(name) > last]
+        later = [] if last is None else records.after(checkpoints, last)
         names = [records.HISTORY, *((records.SAMPLES, records.SPEC, *checkpoints) if last is None else later)]
         if there := [name for name in names if os.path.lexists(folder / name)]:
             raise UserError(
@@ -224,8 +224,8 @@ def _not_left(folder: Path, checkpoints: Sequence[str]) -> list[str]:
 
 def _later(folder: Path, checkpoints: Iterable[str]) -> list[str]:
     """Those after the last that a run goes on from: all where there is none."""
-    last, by_step = _last_whole(folder), sorted(checkpoints, key=records.step_of)
-    return [name for name in by_step if last is None or records.step_of(name) > last]
+    last = _last_whole(folder)
+    return sorted(checkpoints, key=records.step_of) if last is None else records.after(checkpoints, last)
 
 
 def _set_aside(folder: Path) -> None:

@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ def step_of(checkpoint: str) -> int:
     """The step that a checkpoint is called by; -1 for what Trainer would not call so, and leaves alone."""
     called = re.fullmatch(r"checkpoint-([0-9]{1,19})", checkpoint)
     return int(called[1]) if called else -1
+
+
+def after(checkpoints: Iterable[str], step: int) -> list[str]:
+    """Those that are called by a later step, in its order."""
+    return sorted((name for name in checkpoints if step_of(name) > step), key=step_of)
 
 
 def environment(processes: int, device: str) -> dict[str, Any]:

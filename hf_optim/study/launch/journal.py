@@ -43,7 +43,7 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
             except UserError:
                 raise
             except Exception:  # whatever Optuna says of a journal that is not one of ours: it is set aside, not lost
-                set_aside(folder, FILE, numbered(Path(FILE).stem, ".damaged"))
+                _set_aside(folder / FILE)
                 _bring_up(folder / FILE, searches, greater)
     finally:
         optuna.logging.set_verbosity(before)
@@ -138,7 +138,7 @@ def _repair(path: Path) -> None:
     if not path.exists():
         return
     if path.stat().st_size > LARGEST:
-        set_aside(path.parent, path.name, numbered(path.stem, ".damaged"))
+        _set_aside(path)
         return
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
@@ -149,4 +149,9 @@ def _repair(path: Path) -> None:
         for line in whole.splitlines():
             json.loads(line)
     except ValueError:
-        set_aside(path.parent, path.name, numbered(path.stem, ".damaged"))
+        _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    """Under a name that nothing has: what was set aside before may be somebody's, too."""
+    set_aside(path.parent, path.name, numbered(path.stem, ".damaged"))

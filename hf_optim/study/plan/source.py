@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from hf_optim.core import shape as shapes
-from hf_optim.core.shape import FARTHEST
 from hf_optim.core.validate import closest, no_choice
 from hf_optim.core.yaml12 import LARGEST, Loader
 from hf_optim.errors import UserError
@@ -172,6 +171,6 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, source: Sourc
         return source.check_text(where, value)
     if isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
         raise source.error(where, f"{node.value[:20]} is not a finite number of this machine")
-    if isinstance(value, float) and abs(value) >= FARTHEST:  # no plan or record could hold it
-        raise source.error(where, f"{node.value[:20]} is beyond {FARTHEST:g}")
+    if isinstance(value, float) and abs(value) >= shapes.FARTHEST:  # no plan or record could hold it
+        raise source.error(where, f"{node.value[:20]} is beyond {shapes.FARTHEST:g}")
     return value

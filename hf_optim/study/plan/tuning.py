@@ -311,4 +311,4 @@ def _read_range(source: Source, where: Where, value: Any) -> list[Any]:
 
 def is_range(kind: str, low: float, high: float) -> bool:
     """Whether there is anything between the ends; two that differ in the last digit have one logarithm."""
-    return low < high and (kind == "linear" or 0 < low and math.log(low) < math.log(high))
+    return -math.inf < low < high < math.inf and (kind == "linear" or 0 < low and math.log(low) < math.log(high))
