@@ -171,6 +171,44 @@ def test_the_command_on_a_full_disk_says_one_line(tmp_path: Path, capsys: pytest
         assert code == 2 and err.count("\n") == 1 and "the disk is full" in err, err
 
 
+OWN = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_study_store import fill
+from hf_optim import study
+
+@study.training(metric="test_loss", greater_is_better=False)
+def mine(optimizer, seed, log):
+    log(1, loss=0.5)
+    fill(Path({disk!r}))
+    return {{"test_loss": 0.5}}
+"""
+
+
+@pytest.mark.parametrize("filled", ["before", "meanwhile"])
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "own"])
+def test_a_run_from_the_command_line_whose_disk_is_full_says_one_line(
+    own: bool, filled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was trained to its end, and then said `output: No space left on device`."""
+    with mounted(tmp_path / "disk", "8m") as disk:
+        (tmp_path / "own.py").write_text(OWN.format(tests=str(ROOT / "tests"), disk=str(disk)))
+        task = (f"{tmp_path}/own.py:mine",) if own else ("vision", "--model", "mlp", "--size", "smoke", "--steps", "2")
+        if filled == "before":
+            fill(disk)
+        elif not own:
+            whole = hf_optim.experiment.training._trained
+            monkeypatch.setattr(hf_optim.experiment.training, "_trained", lambda *a: (whole(*a), fill(disk))[0])
+        code, _, err = command(
+            capsys, "train", "--task", *task, "--optimizer", "adamw", "--output", f"{disk}/o", "--quiet"
+        )
+        assert code == 2 and err.count("\n") == 1, err
+        assert err.startswith(f"error: {disk}/o: the disk is full"), err
+        assert filled == "meanwhile" or "are free" in err  # before it is trained
+        assert not (disk / "o" / "record.json").exists()
+
+
 def test_a_read_only_folder_says_one_line_and_can_still_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

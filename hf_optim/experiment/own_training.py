@@ -23,8 +23,8 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
-from hf_optim.experiment.disk import check_error
-from hf_optim.experiment.files import remove, write_json, write_rows
+from hf_optim.experiment.disk import check_error, check_space, writing
+from hf_optim.experiment.files import remove
 from hf_optim.experiment.spec import SIZES, RunSpec
 from hf_optim.experiment.task import MOST_OF_ANYTHING, Data, Metric, Preset, Primary, Size, Task, Value, check_run
 
@@ -139,9 +139,11 @@ class OwnTraining(Task):
             self._check_extent("logged", names, len(rows) + 1)
             rows.append({"step": self._step(step), **figures, "seconds": round(time.perf_counter() - begun, 4)})
 
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (records.RECORD, records.HISTORY):
-            remove(folder, name)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (records.RECORD, records.HISTORY):
+                remove(folder, name)
+        check_space(folder)
         _seed(spec.seed)
         started, begun = datetime.now(UTC), time.perf_counter()
         metrics: dict[str, float] = {}
@@ -180,8 +182,7 @@ class OwnTraining(Task):
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_rows(folder, records.HISTORY, rows)
-        write_json(folder, records.RECORD, record)
+        records.leave(folder, rows, record)
         return record
 
     def check_entry(self, entry: Mapping[str, Any]) -> None:

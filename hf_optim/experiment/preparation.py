@@ -18,7 +18,7 @@ from hf_optim.experiment import flops, footprint, leftovers, precision, resuming
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
-from hf_optim.experiment.disk import check_given, writing
+from hf_optim.experiment.disk import check_given, check_space, writing
 from hf_optim.experiment.evaluator import train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json
 from hf_optim.experiment.record import step_of
@@ -147,5 +147,6 @@ def clear(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None
         if not keep:  # whose the checkpoints are is said as long as there is one
             for old in (folder / records.SAMPLES, *folder.glob("checkpoint-*"), folder / records.SPEC):
                 remove(folder, old.name)
+        check_space(folder)
         if checkpoints or keep:
             write_json(folder, records.SPEC, spec.to_dict())

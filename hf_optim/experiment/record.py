@@ -12,6 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hf_optim.experiment.disk import writing
+from hf_optim.experiment.files import write_json, write_rows
+
 RECORD = "record.json"
 HISTORY = "history.jsonl"
 SAMPLES = "samples"  # what was generated
@@ -35,6 +38,13 @@ def step_of(checkpoint: str) -> int:
 def after(checkpoints: Iterable[str], step: int) -> list[str]:
     """Those that are called by a later step, in its order."""
     return sorted((name for name in checkpoints if step_of(name) > step), key=step_of)
+
+
+def leave(folder: Path, history: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
+    """Writes what a run ends with, the record last of all. Raises Unwritable."""
+    with writing(folder):
+        write_rows(folder, HISTORY, history)
+        write_json(folder, RECORD, record)
 
 
 def environment(processes: int, device: str) -> dict[str, Any]:

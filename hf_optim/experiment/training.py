@@ -21,7 +21,6 @@ from hf_optim.experiment import record as records
 from hf_optim.experiment.disk import check_error, check_given
 from hf_optim.experiment.evaluation import final_metrics
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
-from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.experiment.outcome import Measured, measured
 from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.experiment.preparation import Prepared, check_devices, prepare
@@ -97,8 +96,7 @@ def train(
     if run.first and not folder.is_dir():
         raise UserError(f"{folder} was moved or removed while the run was in it: no record was written")
     if run.first:
-        write_rows(folder, records.HISTORY, seen.history)
-        write_json(folder, records.RECORD, record)
+        records.leave(folder, seen.history, record)
     return record
 
 
