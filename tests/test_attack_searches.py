@@ -358,3 +358,15 @@ def test_of_a_run_whose_history_cannot_be_read_it_is_not_known_when_it_arrived(t
     (table,) = profiles.target_tables(load(study))
     assert [row["reached"] for row in profiles.cells(whole_table)] == ["3/3"] * 3
     assert [row["reached"] for row in profiles.cells(table)] == ["1/1", "3/3", "3/3"]
+
+
+@pytest.mark.parametrize("overrides", [{"depth": 1}, {"steps": -1}, {"steps": True}, {"precision": "int4"}])
+def test_what_a_tuned_tasks_runs_take_is_named_with_its_file(overrides: Plan, tmp_path: Path, capsys: Any) -> None:
+    """Under a tuning the plan has no runs yet that could say so, and the line named no file."""
+    study = whole(expand(SMALL), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    plan["tasks"][0]["overrides"] = overrides
+    (study / "plan.json").write_text(json.dumps(plan))
+    for words in (["report", study], ["results", study], ["publish", study, tmp_path / "public"]):
+        code, _, err = command(capsys, *words)
+        assert code == 2 and err.startswith(f"error: {study}/plan.json: 'MLP': overrides: "), err

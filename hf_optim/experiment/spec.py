@@ -118,39 +118,7 @@ class RunSpec:
                 raise UserError(f"run: {text!r} holds half a character, which no record keeps: rename the file")
             if "\0" in text:  # no path has one, and what is given one fails in a way of its own
                 raise UserError(f"run: {text!r} holds a NUL character")
-        self._check_overrides()
-
-    def _check_overrides(self) -> None:
-        if not isinstance(self.overrides, dict):
-            raise UserError(f"overrides: expected a mapping, got {self.overrides!r}")
-        for key, value in self.overrides.items():
-            if key not in OVERRIDES:
-                near = closest(str(key), OVERRIDES)
-                raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
-            if key == "precision":
-                if value not in PRECISIONS:
-                    raise UserError(f"overrides: {no_choice('precision', value, PRECISIONS)}")
-                continue
-            if key == "compile_model":
-                if not isinstance(value, bool):
-                    raise UserError(f"overrides: compile_model must be true or false, got {value!r}")
-                continue
-            if key == "gradient_accumulation_steps" and value == AUTO:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
-                raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
-            if not abs(value) < 2**63:  # NaN, too: what is recorded has to be read again
-                raise UserError(f"overrides: {key} must be a finite number of at most 64 bits, got {value!r}")
-            if key == "seconds" and value <= 0:
-                raise UserError(f"overrides: seconds must be above 0, got {value!r}")
-            if key != "seconds" and value < (least := 0 if key in FROM_ZERO else 1):
-                raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
-            if key == "workers" and value > MOST_WORKERS:
-                raise UserError(f"overrides: workers must be at most {MOST_WORKERS}, got {value!r}")
-            if key.endswith("_seed") and value >= 2**32:
-                raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
-        if "steps" in self.overrides and "epochs" in self.overrides:
-            raise UserError("overrides: steps and epochs both bound the run; give one of them")
+        check_overrides(self.overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary; `RunSpec.from_dict` is its inverse."""
@@ -177,6 +145,40 @@ class RunSpec:
     def id(self) -> str:
         """See `id_of`."""
         return id_of(self.to_dict())
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that no run has, and for a value that it cannot take."""
+    if not isinstance(overrides, dict):
+        raise UserError(f"overrides: expected a mapping, got {overrides!r}")
+    for key, value in overrides.items():
+        if key not in OVERRIDES:
+            near = closest(str(key), OVERRIDES)
+            raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
+        if key == "precision":
+            if value not in PRECISIONS:
+                raise UserError(f"overrides: {no_choice('precision', value, PRECISIONS)}")
+            continue
+        if key == "compile_model":
+            if not isinstance(value, bool):
+                raise UserError(f"overrides: compile_model must be true or false, got {value!r}")
+            continue
+        if key == "gradient_accumulation_steps" and value == AUTO:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
+            raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
+        if not abs(value) < 2**63:  # NaN, too: what is recorded has to be read again
+            raise UserError(f"overrides: {key} must be a finite number of at most 64 bits, got {value!r}")
+        if key == "seconds" and value <= 0:
+            raise UserError(f"overrides: seconds must be above 0, got {value!r}")
+        if key != "seconds" and value < (least := 0 if key in FROM_ZERO else 1):
+            raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
+        if key == "workers" and value > MOST_WORKERS:
+            raise UserError(f"overrides: workers must be at most {MOST_WORKERS}, got {value!r}")
+        if key.endswith("_seed") and value >= 2**32:
+            raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
+    if "steps" in overrides and "epochs" in overrides:
+        raise UserError("overrides: steps and epochs both bound the run; give one of them")
 
 
 def check_parts(optimizer: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hf_optim import registry
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
-from hf_optim.experiment.spec import SIZES, RunSpec, id_of
+from hf_optim.experiment.spec import SIZES, RunSpec, check_overrides, id_of
 from hf_optim.study.plan import units
 from hf_optim.study.plan.entries import MOST, is_setting
 from hf_optim.study.plan.extent import LONGEST_SETTINGS
@@ -98,6 +98,11 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
+    for task in data["tasks"]:
+        try:
+            check_overrides(task.get("overrides") or {})
+        except UserError as error:
+            raise UserError(f"{file}: {task['label']!r}: {error}") from None
     _blocks(data, file)
     ways: dict[str, tuple[str, bool]] = {}
     for task in data["tasks"]:  # a run's record says by which it was judged, and not under which label
