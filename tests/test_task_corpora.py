@@ -53,6 +53,15 @@ def test_tokens_bytes_and_blocks_are_those_of_text_in_memory() -> None:
         assert all(a[key].equal(b[key]) for key in ("input_ids", "labels", "covered"))
 
 
+def test_a_token_of_many_bytes_counts_with_all_of_them() -> None:
+    """Beyond 65,535 the count began anew at 0, and bits per byte were of a part of the text."""
+    long = [f"{'x' * 70_000}{i} {' ' * 70_000}end" for i in range(1200)]
+    corpus = corpora.prepare(long, "long", words(), 10**9)
+    for split in paragraphs.SPLITS:
+        size = sum(len(d) for d in long if corpora.split_of(d) == split)
+        assert corpus.streams[split].bytes == corpus.facts["splits"][split]["bytes"] == size > 0
+
+
 def test_it_is_read_only_as_far_as_asked_and_only_once() -> None:
     read = []
 

@@ -27,7 +27,7 @@ from hf_optim.experiment.files import read_json, remove
 from hf_optim.tasks.data import cache, hub, paragraphs, places, published_texts
 from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, end_of, ids_of
 
-FORMAT = 1  # changes when the same documents would give other files
+FORMAT = 2  # changes when the same documents would give other files
 #: name -> (repository, configuration); the column `text` of the split `train` of each
 HUB = {
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-100BT"),
@@ -287,7 +287,7 @@ def _batches(source: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _parts(width: str) -> dict[str, str]:
-    return {"ids": width, "covered": "uint16", "unknown": "bool"}
+    return {"ids": width, "covered": "uint32", "unknown": "bool"}
 
 
 def _append(stream: Stream, files: dict[str, Any], count: dict[str, int], documents: int, width: str) -> None:
