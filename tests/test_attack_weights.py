@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from attack_parts import interrupted_run
+from attack_parts import SPEC, interrupted_run
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import (
@@ -33,6 +33,7 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
+from hf_optim.experiment.evaluation import evaluate
 from hf_optim.experiment.task import load
 from hf_optim.hub.renamed import complete, read_whole
 from hf_optim.tasks.models.language import fits, pretrained
@@ -245,12 +246,42 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused(
         fits(checkpoints.from_folder(AutoModelForCausalLM, tmp_path), facts)
 
 
-@pytest.mark.parametrize("asked", [{"image_shape": 3}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("hidden", ["behind a great number", "until it is trained"])
+def test_no_weights_hide_that_a_model_sees_what_it_is_to_predict(tmp_path: Path, hidden: str) -> None:
+    """A bias of an unused token made all differences small, and so might attention that comes to nothing at first."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CONFIG_MAPPING["bert"](**small, vocab_size=17, max_position_embeddings=16)
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        if hidden == "until it is trained":
+            model.bert.encoder.layer[0].attention.output.dense.weight.zero_()
+        else:
+            model.cls.predictions.bias[16] = -1e9
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="sees the tokens that it is to predict"):
+        fits(checkpoints.from_folder(AutoModelForCausalLM, tmp_path), {"vocabulary": 16, "block": 8})
+
+
+def test_a_run_is_evaluated_as_it_was_trained_whatever_its_config_says(theirs: Path, interrupted: Path) -> None:
+    """It was rounded to bfloat16, and the table said fp32; half of its layers were left out, and no table said so."""
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    rows = [evaluate(SPEC, folder).metrics for folder in (theirs, interrupted / "checkpoint-2")]
+    assert rows[0] == rows[1]
+    two = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=1, vocab_size=16, n_positions=8))
+    two.save_pretrained(theirs.parent / "two")
+    config = json.loads((theirs.parent / "two" / "config.json").read_text())
+    (theirs.parent / "two" / "config.json").write_text(json.dumps({**config, "n_layer": 1}))
+    with pytest.raises(UserError, match="holds 11 tensors .transformer.h.1..* of layers that GPT2LMHeadModel has not"):
+        checkpoints.from_folder(AutoModelForCausalLM, theirs.parent / "two")
+
+
 def test_a_model_that_cannot_be_judged_is_one_line(
-    theirs: Path, interrupted: Path, capsys: pytest.CaptureFixture[str], asked: dict[str, Any]
+    theirs: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((theirs / "config.json").read_text())
-    (theirs / "config.json").write_text(json.dumps({**config, **asked}))
+    (theirs / "config.json").write_text(json.dumps({**config, "image_shape": 3}))
     shutil.copy(interrupted / "spec.json", theirs.parent)
     named = [str(theirs), "--samples", "8", "--landscape", "0", "--output", str(theirs.parent / "seen")]
     told = []

@@ -229,7 +229,7 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     listed = [entry for entry in stored if isinstance(entry, str)] if isinstance(stored, list) else []
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
-    return from_folder(cls, checkpoint)
+    return from_folder(cls, checkpoint, dtype=torch.float32)  # as every run trains it, whatever its config.json says
 
 
 def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:

@@ -7,6 +7,7 @@ Trainer resumes by the names of this one, and would go on with fresh weights bes
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from transformers import PreTrainedModel
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.hub.offline import offline
+
+#: of a layer, in the name of a tensor
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
 def _written(folder: Path) -> set[str]:
@@ -45,7 +49,8 @@ def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
     """`cls.from_pretrained(folder, **how)`, which by itself would draw at random what the folder lacks, unsaid.
 
     Raises:
-        UserError: it lacks tensors of the model, or holds some of another shape.
+        UserError: it lacks tensors of the model, holds some of another shape, or has more of its layers (a head that
+            the model has not is left out, as transformers does).
     """
     with offline():
         # of tensors of another shape it would say to look at a report
@@ -60,6 +65,12 @@ def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
         raise UserError(
             f"checkpoint: {folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "
             "damaged, or another model's"
+        )
+    alike = {_NUMBER.sub("#", name) for name in model.state_dict()}
+    if more := sorted(name for name in told["unexpected_keys"] if _NUMBER.sub("#", name) in alike):
+        raise UserError(
+            f"checkpoint: {folder} holds {counted(len(more), 'tensor')} ({more[0]}, ...) of layers that "
+            f"{type(model).__name__} has not by its config.json: that is damaged, or another model's"
         )
     return cast(PreTrainedModel, model)
 
