@@ -1,9 +1,12 @@
 """Tokenizers are trained once, kept by content, and a damaged copy is made anew."""
 
+import json
+
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import cache, tokenizer
+from hf_optim.tasks.data import blocks, cache, tokenizer
+from hf_optim.tasks.data.saved_tokenizer import read_tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the cat", "a mat for a cat"]
 ROLES = {"pad_token": "<pad>", "unk_token": "<unk>"}
@@ -43,3 +46,21 @@ def test_without_words_or_room_there_is_one_line() -> None:
         tokenizer.train("bpe", [" ", ""], 280, ("<unk>",), roles=ROLES)
     with pytest.raises(UserError, match="too small"):
         tokenizer.train("bpe", TEXTS, 2, ("<pad>", "<unk>"), roles=ROLES)
+
+
+@pytest.mark.parametrize("kind", ["words", "wordpiece", "unigram"])
+@pytest.mark.parametrize("told", [{}, {"unk_token": "the"}], ids=["nothing", "another"])
+def test_what_the_model_does_not_know_counts_as_unknown_whatever_the_settings_say(kind, told, tmp_path) -> None:
+    """Its bytes counted as those of a word that was told, and bits per byte were a part of what they are."""
+    if kind == "words":
+        own = blocks.words(TEXTS, 100)
+    else:
+        own = tokenizer.train(kind, TEXTS, 60, ("<pad>", "<unk>", "<eos>"), roles=ROLES | {"eos_token": "<eos>"})
+    own.save_pretrained(tmp_path)
+    texts = ["the cat", "a \N{GREEK SMALL LETTER PI}\N{SNOWMAN} dog"]
+    expected = blocks.encode(read_tokenizer(tmp_path), texts)
+    assert expected.unknown.any()
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["unk_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | told))
+    assert (blocks.encode(read_tokenizer(tmp_path), texts).unknown == expected.unknown).all()

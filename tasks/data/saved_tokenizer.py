@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         for mark, number in _numbered(folder).items():
             if mark not in settings and (token := backend.id_to_token(number)):
                 settings[mark] = token
+        if (unknown := _unknown(told["model"])) and backend.token_to_id(unknown) is not None:
+            settings["unk_token"] = unknown
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     if getattr(backend.model, "dropout", None):
         raise UserError(
@@ -82,6 +85,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     if template := _template(folder, told.get("chat_template")):
         settings["chat_template"] = template
     return settings
+
+
+def _unknown(model: Mapping[str, Any]) -> str | None:
+    """What stands for words that a tokenizer's model does not know, whatever the settings call so: bits per byte count
+    what it hides.
+    """
+    number = model.get("unk_id")  # of Unigram
+    token: str | None = model.get("unk_token") if number is None else model["vocab"][number][0]
+    return token
 
 
 def _template(folder: Path, given: Any) -> str | None:
