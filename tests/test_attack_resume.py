@@ -184,6 +184,19 @@ def test_what_stands_where_a_run_writes_its_next_checkpoint_is_no_failed_run(
     assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)) == "ok"
 
 
+def test_a_run_is_logged_and_kept_as_often_as_it_is_asked_to(tmp_path: Path, interrupted: Path) -> None:
+    """A checkpoint said how often, and an edited one kept a run from being evaluated, and from stopping early."""
+    rows = []
+    for name, more in (("as it was", {}), ("edited", {"eval_steps": 900, "logging_steps": 900, "save_steps": 900})):
+        folder = shutil.copytree(interrupted, tmp_path / name)
+        told(**more)(folder / "checkpoint-2")
+        assert train(SPEC, folder, progress=False, checkpoint_every=1, resume=True)["status"] == "ok"
+        kept = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        rows.append([{k: v for k, v in row.items() if "second" not in k and "runtime" not in k} for row in kept])
+        assert (folder / "checkpoint-3").is_dir()
+    assert rows[0] == rows[1]
+
+
 def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted: Path) -> None:
     folder = tmp_path / SPEC.id
     shutil.copytree(interrupted, folder)

@@ -89,6 +89,48 @@ def test_an_edited_state_is_refused_before_anything_changes(name):
         assert _written(optimizer.state_dict()) == before, what
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_group_lacks_is_refused_or_not_needed(name):
+    """Of what a rule counts in its groups a step was the first to say so, in a KeyError, or it began anew unsaid."""
+    model, optimizer, x = _trained(name)
+    saved = optimizer.state_dict()
+    rule = type(optimizer)
+    own = {*rule.memory, *rule.counted} if isinstance(optimizer, hf_optim.Optimizer) else set()  # wrappers say it
+    for key in saved["param_groups"][0].keys() - {"params"}:
+        damaged = copy.deepcopy(saved)
+        for group in damaged["param_groups"]:
+            group.pop(key, None)
+        try:
+            optimizer.load_state_dict(damaged)
+        except BadCheckpoint:
+            continue
+        assert key not in own, key
+        step(optimizer, lambda: model(x).square().mean())
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("schedule_free_adamw", "averaged_steps", -7),
+        ("schedule_free_sgd", "weight_sum", -1e9),
+        ("schedule_free_sgd", "average", 7.0),
+        ("schedule_free_adamw", "lr_max", -0.1),
+        ("amvt", "clip", 7.0),
+        ("adan", "max_grad_norm", 7.0),
+    ],
+)
+def test_what_no_run_can_count_is_refused(name, key, value):
+    """A run went on with it, to other figures and no word; or its step failed."""
+    torch.manual_seed(0)
+    groups = [{"params": [torch.nn.Parameter(torch.randn(3))]} for _ in range(2)]
+    optimizer = hf_optim.create(name, groups, lr=0.1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][1][key] = value
+    with pytest.raises(BadCheckpoint, match=key):
+        optimizer.load_state_dict(saved)
+
+
 @pytest.mark.parametrize(("name", "key", "value"), [("tlr", "tlr_count", 2.5), ("lookahead", "la_count", -1)])
 def test_a_wrapper_counts_in_whole_numbers(name, key, value):
     """After a count of 2.5 no window ever ended."""
@@ -109,6 +151,26 @@ def test_a_rate_that_a_rule_has_taken_below_0_goes_on(name):
     assert optimizer.param_groups[0]["hf_optim_lr_scale"] == -0.13
 
 
+def going_on(spec):
+    """What of a Trainer takes an optimizer's state."""
+    optimizer = hf_optim.create(spec, torch.nn.Linear(3, 2))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    args, spending = SimpleNamespace(fp16=False), SimpleNamespace(bounded=False)
+    return SimpleNamespace(optimizer=optimizer, lr_scheduler=schedule, args=args, spending=spending)
+
+
+@pytest.mark.parametrize(("given", "then"), [({}, 0), ({"interval": 3}, 3)], ids=["told of its epochs", "given"])
+def test_a_window_is_as_long_as_the_run_has_it(given, then):
+    """A checkpoint said how often the rate moves."""
+    spec = {"name": "tlr", "base": "sgd", **given}
+    trainer, saved = going_on(spec), copy.deepcopy(going_on(spec).optimizer.state_dict())
+    for group in saved["param_groups"]:
+        group["tlr_interval"] = 7
+    with as_specified(trainer, 0):
+        trainer.optimizer.load_state_dict(saved)
+    assert {group["tlr_interval"] for group in trainer.optimizer.param_groups} == {then}
+
+
 ADAMW = {"name": "torch.optim:AdamW", "lr": 0.1}
 
 
@@ -124,14 +186,7 @@ ADAMW = {"name": "torch.optim:AdamW", "lr": 0.1}
 )
 def test_a_run_goes_on_with_the_settings_of_its_own_wherever_groups_hold_them(spec, key, value):
     """They were only compared where they are hyper-parameters of a rule of ours."""
-
-    def new():
-        optimizer = hf_optim.create(spec, torch.nn.Linear(3, 2))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-        args, spending = SimpleNamespace(fp16=False), SimpleNamespace(bounded=False)
-        return SimpleNamespace(optimizer=optimizer, lr_scheduler=schedule, args=args, spending=spending)
-
-    trainer, saved = new(), copy.deepcopy(new().optimizer.state_dict())
+    trainer, saved = going_on(spec), copy.deepcopy(going_on(spec).optimizer.state_dict())
     with as_specified(trainer, 0):
         trainer.optimizer.load_state_dict(saved)
     for group in saved["param_groups"]:

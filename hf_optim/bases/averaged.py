@@ -21,10 +21,6 @@ from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import local
 from hf_optim.errors import UserError
 
-#: numbers that every group counts, with their first values
-_COUNTED = {"averaged_steps": 0, "lr_max": 0.0, "weight_sum": 0.0, "average": 0.0}
-
-
 #: of one step; the sum of more of them than there are steps is a number, and rates beyond it count alike
 LARGEST_WEIGHT = 1e280
 
@@ -39,13 +35,20 @@ def _weight(step: int, rate: float, h: SimpleNamespace) -> float:
 class Averaged(Optimizer):
     """Base of the Schedule-Free rules. Hooks see, in `h`, `average` (c above) and `warm_lr` (lr with its warm-up)."""
 
+    counted: ClassVar[dict[str, tuple[float, float]]] = {
+        "averaged_steps": (0, 2**53),
+        "lr_max": (0.0, float("inf")),
+        "weight_sum": (0.0, float("inf")),
+        "average": (0.0, 1.0),
+        "holds_average": (False, True),
+    }
     #: where beta is: a hyper-parameter, or the first entry of it
     interpolation: ClassVar[str] = "betas"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch."""
         super().add_param_group(param_group)
-        self.param_groups[-1].update(_COUNTED, holds_average=False)
+        self.param_groups[-1].update({name: first for name, (first, _) in self.counted.items()})
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
         h = super()._hyper(group)

@@ -25,6 +25,8 @@ class Holder(Protocol):
     slots: ClassVar[dict[str, float | str]]
     memory: ClassVar[dict[str, float | str]]
     kept: ClassVar[dict[str, str]]
+    counted: ClassVar[dict[str, tuple[float, float]]]
+    shared: ClassVar[tuple[str, ...]]
     optional_slots: ClassVar[dict[str, tuple[str, Any]]]
     scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
@@ -75,7 +77,7 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
             f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
         )
     complete = [
-        {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
+        {**{k: mine[k] for k in (*opt._names, *opt.kept) if k not in saved}, **saved}
         for mine, saved in zip(opt.param_groups, groups, strict=True)
     ]
     for mine, saved, group in zip(opt.param_groups, groups, complete, strict=True):
@@ -83,6 +85,9 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
         saved_form.values(opt, group)
         numbers = {k: group[k].item() for k in opt._names if k != "lr" and isinstance(group[k], torch.Tensor)}
         group.update(numbers)  # as which rules calculate with them; a schedule may write into the rate's tensor
+    for name in opt.shared:
+        if not all(validate.equal(group[name], complete[0][name]) for group in complete):
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's groups have several {name}, which must be equal in all")
     for mine, saved in zip(opt.param_groups, complete, strict=True):
         for name in sorted(set(opt._slots(mine)) ^ set(opt._slots(saved))):
             switch = opt.optional_slots[name][0]

@@ -29,6 +29,7 @@ class RateWindows(Wrapper):
 
     memory = {"hf_optim_lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0,
               "tlr_factor": 1.0}  # fmt: skip
+    kept: ClassVar[tuple[str, ...]] = ("tlr_interval",)
     tensors, scalars = ("tlr_w", "tlr_u", "tlr_scale"), ("tlr_scale",)
     state_bytes = 8
     #: windows begin with the first step; else where the first due step ends

@@ -46,8 +46,10 @@ def plain(rule: str, value: Any) -> None:
 
 
 def values(opt: Any, group: Mapping[str, Any]) -> None:
-    """Raise BadCheckpoint unless a saved group has every hyper-parameter, each of its kind and in its range."""
-    names = [name for name in (*opt._names, *opt.memory, *opt.kept) if name not in group]
+    """Raise BadCheckpoint unless a saved group has every hyper-parameter and all that a step reads beside them, each of
+    its kind and in its range.
+    """
+    names = [name for name in (*opt._names, *opt.memory, *opt.kept, *opt.counted) if name not in group]
     if names:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint's groups have no {names[0]}")
     try:
@@ -58,6 +60,9 @@ def values(opt: Any, group: Mapping[str, Any]) -> None:
     for name in (*opt.memory, *opt.kept, *({"initial_lr", "skipped_steps"} & set(group))):
         if isinstance(group[name], bool) or not isinstance(group[name], (int, float)):
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is no number: {str(group[name])[:40]}")
+    for name, (least, most) in opt.counted.items():
+        if not least <= group[name] <= most:
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is none that a group counts: {group[name]}")
 
 
 def kinds(rule: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

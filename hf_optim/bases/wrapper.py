@@ -8,6 +8,7 @@ numbers in every parameter group: both survive torch's and its distributed check
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Wrapper(torch.optim.Optimizer):
     as_base: ClassVar[dict[str, float]] = {}
     #: numbers kept in every parameter group, with their first values
     memory: ClassVar[dict[str, Any]] = {}
+    #: numbers that groups have from their beginning, which a checkpoint may lack
+    kept: ClassVar[tuple[str, ...]] = ()
     #: tensors kept in state[p]
     tensors: ClassVar[tuple[str, ...]] = ()
     #: those of them that are one number, not one an element
@@ -220,7 +223,13 @@ class Wrapper(torch.optim.Optimizer):
             changed = before(self, state_dict)
             state_dict = state_dict if changed is None else changed
         checkpoint.form(self.rule, state_dict)
-        groups = [self._of_this_chain(group) for group in state_dict["param_groups"]]
+        kept = [name for wrapper in self._chain() for name in wrapper.kept]
+        mine = itertools.chain(self.param_groups, itertools.repeat({}))  # whether they are as many, the base says
+        told = [
+            {k: own[k] for k in kept if k in own} | group
+            for own, group in zip(mine, state_dict["param_groups"], strict=False)
+        ]
+        groups = [self._of_this_chain(group) for group in told]
         state_dict = parameter_names.aligned(self, {**state_dict, "param_groups": groups})
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         for i, p in zip(ids, self._params(), strict=False):  # whether they are as many, the base says

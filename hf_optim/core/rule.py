@@ -59,6 +59,8 @@ class Rule:
     memory: ClassVar[dict[str, float | str]] = {}
     #: numbers each group keeps from its beginning, read in `h`: name -> hyper-parameter
     kept: ClassVar[dict[str, str]] = {}
+    #: numbers that each group counts by itself: name -> (first and least value, most)
+    counted: ClassVar[dict[str, tuple[float, float]]] = {}
     #: the rule has no rate of its own: groups carry lr = 1.0, a multiplier through which schedulers act
     fixed_lr: ClassVar[bool] = False
     #: where to look for good hyper-parameters: name -> ("log" | "linear", low, high) or ("choice", values)

@@ -219,10 +219,18 @@ def settings(optimizer: Any) -> list[dict[str, Any]]:
 @contextmanager
 def as_specified(trainer: Any, step: int) -> Iterator[None]:
     """Within it Trainer takes a checkpoint's optimizer and schedule, whose settings torch puts in the place of the
-    run's. A UserError where these are others: the record would be of a run that there was not.
+    run's. A UserError where these are others: the record would be of a run that there was not. What wrappers' groups
+    have from their beginning stays the run's: a window is told how long an epoch is as it begins.
     """
     groups, rates = settings(trainer.optimizer), list(trainer.lr_scheduler.base_lrs)
+    own, kept = unwrapped(trainer.optimizer), set[str]()
+    while isinstance(own, Wrapper):
+        kept |= {*own.kept}
+        own = own.base
+    begun = [{name: group[name] for name in kept} for group in trainer.optimizer.param_groups]
     yield
+    for group, values in zip(trainer.optimizer.param_groups, begun, strict=True):
+        group.update(values)
     for mine, theirs in zip(groups, settings(trainer.optimizer), strict=True):
         for name in mine:
             if not validate.equal(mine[name], theirs[name]):

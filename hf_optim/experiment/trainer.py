@@ -205,6 +205,7 @@ class Watch(TrainerCallback):
         return time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # Trainer would log, evaluate and save as often as a checkpoint says
         if self.progress and state.is_world_process_zero and sys.stderr.isatty():
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, leave=False, unit="step", desc=self.label

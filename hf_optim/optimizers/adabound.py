@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
@@ -44,6 +43,7 @@ class AdaBound(Optimizer):
         2019,
     )
     slots = {"m": 0.0, "v": 0.0, "r": 0.0}
+    kept = {"base_lr": "lr"}
     optional_slots = {"r": ("amsbound", True)}
     int8_slots = {"m": "signed", "v": "unsigned"}
     state_bytes = 8
@@ -67,16 +67,6 @@ class AdaBound(Optimizer):
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        group["base_lr"] = float(group["lr"])
-
-    def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
-        h = super()._hyper(group)
-        h.base_lr = group["base_lr"]
-        return h
 
     @staticmethod
     def scalars(h, t, s):

@@ -46,6 +46,7 @@ class HDK(RateWindows):
         0,
     )
     state_bytes = 8
+    kept = ("tlr_interval", "hdk_lr_0")
     choices = {"rule": ("additive", "multiplicative"), "average": ("mean", "sum")}
     search_space = {"eta": ("log", 1e-5, 1e-1), "rule": ("choice", ("additive", "multiplicative"))}
     as_base = {"eta": 0.0}
