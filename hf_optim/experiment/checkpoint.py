@@ -183,7 +183,7 @@ def check_files(checkpoint: Path) -> None:
     home = Path(os.path.realpath(checkpoint))  # `Path.resolve` fails where a link leads to itself
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     told = {}
-    for path in _below(checkpoint):
+    for path in files.below(checkpoint, "checkpoint"):
         led = Path(os.path.realpath(path))
         if path.is_symlink() and not (led.is_relative_to(home) or led.parent == blobs):
             raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
@@ -194,27 +194,14 @@ def check_files(checkpoint: Path) -> None:
         if path.is_file():
             stat = path.stat()
             told[stat.st_dev, stat.st_ino] = size, written = stat.st_size, 512 * stat.st_blocks
-            if _is_hollow(size, written):
+            if files.is_hollow(size, written):
                 raise UserError(f"checkpoint: {path} says to have {size >> 30} GB and is mostly holes")
     size, written = (sum(part) for part in zip((0, 0), *told.values(), strict=True))
-    if _is_hollow(size, written):  # of many smaller ones
+    if files.is_hollow(size, written):  # of many smaller ones
         raise UserError(f"checkpoint: {checkpoint} says to have {size >> 30} GB and is mostly holes")
     # transformers takes it before a whole model
     if shard := next(checkpoint.glob("shard-*-model-*.safetensors"), None):
         raise UserError(f"checkpoint: {checkpoint} holds a process's part of a model ({shard.name}): save it whole")
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder, without following links; a `UserError` where it has no end."""
-    for place, folders, names in os.walk(folder):
-        if len(Path(place).parts) - len(folder.parts) > files.FARTHEST_DOWN:
-            raise UserError(f"checkpoint: {folder} holds folders more than {files.FARTHEST_DOWN} deep")
-        yield from (Path(place, name) for name in (*folders, *names))
-
-
-def _is_hollow(size: int, written: int) -> bool:
-    """Whether most of so many bytes was never written: it costs nothing to send, and its whole length in memory."""
-    return size > 1 << 30 and 4 * written < size
 
 
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:

@@ -174,6 +174,19 @@ def check_tree(folder: Path, most: int | None = None) -> None:
         raise Refused(folder.name, f"holds more than {most >> 20} MB beside checkpoints")
 
 
+def below(folder: Path, kind: str) -> Iterator[Path]:
+    """Everything below a folder, without following links; a `UserError`, of a `kind`, where it has no end."""
+    for place, folders, names in os.walk(folder):
+        if len(Path(place).parts) - len(folder.parts) > FARTHEST_DOWN:
+            raise UserError(f"{kind}: {folder} holds folders more than {FARTHEST_DOWN} deep")
+        yield from (Path(place, name) for name in (*folders, *names))
+
+
+def is_hollow(size: int, written: int) -> bool:
+    """Whether most of so many bytes was never written: it costs nothing to send, and its whole length in memory."""
+    return size > 1 << 30 and 4 * written < size
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,8 @@ def read_file(path: Path) -> bytes:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             return _bounded(opened, str(path))
+    except UserError:
+        raise
     except _BROKEN as error:
         raise _unreadable(path, error) from error
 

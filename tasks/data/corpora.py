@@ -233,7 +233,7 @@ def _trained(source: Iterable[str], kind: str, vocabulary: int) -> Any:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.suffix in paragraphs.SUFFIXES and file.is_file())
+    return sorted(places.below(path, *paragraphs.SUFFIXES))
 
 
 def _write(source: Iterable[str], home: Path, tokenizer: Any, tokens: int) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import places
 from hf_optim.tasks.data.augment import Augment, box, draws
 
 Row = tuple[str, "bytes | Path | np.ndarray", Any]
@@ -32,6 +33,12 @@ CENTRE = 224 / 256
 #: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS); MPO is a JPEG to it
 JPEG = "HF_OPTIM_JPEG"  # see `_prepare`
 FORMATS = ("PNG", JPEG, "BMP", "GIF", "WEBP", "PPM", "TIFF")
+#: of a JPEG, each decoded over all of its pixels; progressive ones have some ten
+MOST_SCANS = 200
+#: pixels of what Pillow decodes in Python (BMP of run lengths, PPM of other than 255 values), a hundred times slower
+MOST_IN_PYTHON = 1 << 20
+#: bytes of encoded pictures that are read to tell them from others
+IDENTIFIED = 256 << 20
 
 S = TypeVar("S", bound="ImageSet")
 
@@ -173,9 +180,16 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
 
     _prepare()
     try:
-        if isinstance(image, Path) and not image.is_file():
-            raise UserError(f"data: {place}: no such image file: {image}")
-        with Image.open(_Watched(image if isinstance(image, bytes) else image.read_bytes()), formats=FORMATS) as opened:
+        content = image if isinstance(image, bytes) else _content(place, image)
+        if content.startswith(b"\xff\xd8\xff") and (scans := content.count(b"\xff\xda")) > MOST_SCANS:
+            raise UserError(f"data: {place}: a JPEG of {scans:,} scans, each over all pixels: save it again")
+        with Image.open(_Watched(content), formats=FORMATS) as opened:
+            slowly = any(tile[0] in Image.DECODERS for tile in opened.tile)  # type: ignore[attr-defined]
+            if slowly and opened.width * opened.height > MOST_IN_PYTHON:
+                raise UserError(
+                    f"data: {place}: Pillow decodes a {opened.format} such as this in Python, {opened.width} x "
+                    f"{opened.height} pixels: convert it to PNG first"
+                )
             if opened.mode.startswith(("I", "F")):
                 raise UserError(
                     f"data: {place}: a {opened.mode} image of more than 8 bits a channel: convert it to 8 bits first"
@@ -196,6 +210,13 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         raise UserError(f"data: {place}: this machine has not the memory to decode this image now") from error
     except Exception as error:  # whatever Pillow says of a damaged file
         raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
+
+
+def _content(place: str, image: Path) -> bytes:
+    if not image.is_file():
+        raise UserError(f"data: {place}: no such image file: {image}")
+    places.check_file(image)
+    return image.read_bytes()
 
 
 class _Watched(io.BytesIO):
@@ -286,16 +307,25 @@ class HubRows(Sequence[Row]):
 
 
 def identity(rows: Sequence[Row]) -> str:
-    """What tells these encoded images from others: a fingerprint of the Hub, or names, lengths and bytes of files."""
+    """What tells these encoded images from others: a fingerprint of the Hub, or their bytes; of files beyond
+    `IDENTIFIED` in all their names and lengths, and the bytes of some, evenly spread.
+    """
     if isinstance(rows, HubRows):
         return rows.fingerprint
     digest = hashlib.sha256()
+    files: list[tuple[str, Path]] = []
+    total = 0
     for place, image, _ in rows:
         if not isinstance(image, Path):
             digest.update(bytes(image))
         elif image.is_file():
             name = os.fsencode(f"{image.parent.name}/{image.name}")  # which need not be UTF-8
-            digest.update(name + f" {image.stat().st_size}".encode())
+            size = image.stat().st_size
+            digest.update(name + f" {size}".encode())
+            files.append((place, image))
+            total += size
         else:
             raise UserError(f"data: {place}: no such image file: {image}")
+    for place, image in files[:: max(1, -(-total // IDENTIFIED))]:
+        digest.update(_content(place, image))
     return digest.hexdigest()

@@ -23,10 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_optim.core import shape
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment.plain_json import parse_json
 from hf_optim.tasks.data import places, published_images, tables
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
@@ -249,6 +247,7 @@ def _folder_rows(folder: Path) -> Iterator[Row]:
 
 
 def _csv_rows(file: Path, label: str) -> Iterator[Row]:
+    places.check_file(file)
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -266,7 +265,10 @@ def _csv_rows(file: Path, label: str) -> Iterator[Row]:
 def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], list[str]]:
     table = tables.read(file)
     _need_columns(file, table.column_names, label)
-    names = names or _class_names(table.schema.metadata, label)
+    known = tables.class_names(table.schema.metadata, label)
+    if names and known and known != names:
+        raise UserError(f"data: {file} numbers its classes otherwise than the splits before it: {_short(known)}")
+    names = names or known
     rows: list[Row] = []
     images, labels = (tables.column(table, name, file) for name in ("image", label))
     for number, (image, value) in enumerate(zip(images, labels, strict=True)):
@@ -281,17 +283,6 @@ def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], 
             raise UserError(f"data: {place}: column image must hold encoded images (PNG, JPEG) or paths, not numbers")
         rows.append((place, image, value))
     return rows, names
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
-    """The names of the classes as datasets writes them beside a table; none where it did not."""
-    try:
-        told = parse_json((metadata or {}).get(b"huggingface", b"{}").decode())
-    except ValueError:
-        return []
-    if not shape.fits(told, {"info": {"features": {label: {"names": [str]}}}}):
-        return []
-    return list(told["info"]["features"][label]["names"])
 
 
 def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:

@@ -192,6 +192,8 @@ def _array(content: bytes, place: str) -> np.ndarray:
 
 
 def _tiny_folder(folder: Path) -> Distributed:
+    if not (folder / "train").is_dir():
+        raise UserError(f"data: {folder} has no folder train: fetch it anew")
     train: list[Row] = [
         (str(file), file, place.name)
         for place in sorted((folder / "train").iterdir())

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import shape
 from hf_optim.errors import UserError, first_line
+from hf_optim.experiment.plain_json import parse_json
 from hf_optim.tasks.data.json_lines import MOST_NAMES, check_lines
 
 #: bytes in which pyarrow looks for a CSV's names
@@ -179,3 +181,14 @@ def _check_names(file: Path) -> None:
         raise ValueError(f"its first line names no columns: {error}") from None
     if len(names) > MOST_NAMES:
         raise ValueError(f"it has more than {MOST_NAMES} names of columns")
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
+    """The names of a column's classes as datasets writes them beside a table; none where it did not."""
+    try:
+        told = parse_json((metadata or {}).get(b"huggingface", b"{}").decode())
+    except ValueError:
+        return []
+    if not shape.fits(told, {"info": {"features": {label: {"names": [str]}}}}):
+        return []
+    return list(told["info"]["features"][label]["names"])
