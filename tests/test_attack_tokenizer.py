@@ -118,12 +118,7 @@ def test_special_tokens_stand_in_an_older_file_or_in_the_models_configuration(th
     assert read_tokenizer(theirs).eos_token is None
     retold(theirs, "config.json", eos_token_id=[0, 1], bos_token_id=1, pad_token_id=2**40, mask_token_id=-1)
     read = read_tokenizer(theirs)
-    assert (read.eos_token, read.bos_token, read.pad_token, read.unk_token) == (
-        told["eos_token"],
-        "<unk>",
-        None,
-        "<unk>",
-    )
+    assert (read.eos_token, read.bos_token, read.pad_token, read.mask_token) == (told["eos_token"], "<unk>", None, None)
     retold(theirs, "special_tokens_map.json", eos_token={"content": "some"}, mask_token="", cls_token=5)
     read = read_tokenizer(theirs)
     assert (read.eos_token, read.mask_token, read.cls_token) == ("some", None, None)
