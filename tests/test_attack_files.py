@@ -228,7 +228,7 @@ def test_figures_without_end_make_no_table_without_end(tmp_path: Path, capsys: p
     assert command(capsys, "report", study)[1].count("names of figures") == 3
     study = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
     with next(study.glob("runs/*/history.jsonl")).open("w") as history:
-        history.write(json.dumps({f"{k}": 1.0 for k in range(4000)}) + "\n" + '{"step": 1}\n' * 3000)
+        history.write(json.dumps({"step": 0} | {f"{k}": 1.0 for k in range(3999)}) + "\n" + '{"step": 1}\n' * 3000)
     with pytest.raises(UserError, match=r"rows of 4,0\d\d columns, nearly all of them empty"):
         _ = load(study).curves
 

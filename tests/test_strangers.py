@@ -360,3 +360,13 @@ def test_what_looks_like_a_token_and_is_a_word_stays() -> None:
     label, token = "adamw-lr0p0003wd0p1warm100", f"figd_{'aB3d' * 9}"
     text = f"t5.T5ForConditionalGeneration, w.Wav2Vec2ConformerConfig, {label}, users/day of a day"
     assert private.Scrubber([text], spoken={label}).scrub(f"{text}, {token}") == f"{text}, REMOVED"
+
+
+@pytest.mark.parametrize("row", [{}, {"step": "0"}, {"step": 0.5}, {"step": None}, {"step": True}], ids=str)
+def test_a_row_of_no_step_is_none_of_a_history(row: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    """One before the others kept a run that learned nothing from counting as failed, and no line said so."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    history = next(study.glob("runs/*/history.jsonl"))
+    history.write_text(json.dumps(row) + "\n" + history.read_text())
+    code, out, _ = command(capsys, "report", study)
+    assert code == 0 and f"{history.relative_to(study)}: 1 of " in out

@@ -230,7 +230,7 @@ def _rows(lines: list[str]) -> tuple[list[dict[str, Any]], int]:
         rows = plain_json.parse_json(f"[{','.join(lines)}]")
     except ValueError:
         rows = [_row(line) for line in lines]
-    fine = [row for row in rows if isinstance(row, dict)]
+    fine = [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int]
     return fine, len(lines) - len(fine)
 
 
