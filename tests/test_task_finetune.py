@@ -191,3 +191,14 @@ optimizers: [{name: adamw, lr: 0.003}, {name: lion, lr: 0.001}]
     preset = task.preset("full", "smoke")
     model = task.model("full", preset, task.data(preset, None))
     assert sum(p.numel() for p in model.parameters()) == task.rung("full", preset).parameters
+
+
+@pytest.mark.parametrize("there", ["validation", "test"])
+def test_what_is_not_taken_out_of_train_stays_there(there: str, tmp_path: Path) -> None:
+    """With one of the two splits given, the tenth that would have been it was in none."""
+    rows = [{"question": f"What is {i}?", "answer": str(i % 7)} for i in range(300)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / f"{there}.jsonl").write_text(json.dumps({"question": "Who?", "answer": "me"}))
+    parts, _ = answers.read(tmp_path)
+    missing = "test" if there == "validation" else "validation"
+    assert len(parts["train"]) + len(parts[missing]) == 300 and len(parts[there]) == 1

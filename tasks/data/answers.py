@@ -102,7 +102,9 @@ def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
     notes = []
     if missing := [name for name in paragraphs.SPLITS if name not in parts]:
         cut = split(parts["train"])
-        parts |= {name: cut[name] for name in ("train", *missing)}
+        parts |= {name: cut[name] for name in missing}
+        taken = {question for name in missing for question, _ in cut[name]}
+        parts["train"] = [pair for pair in parts["train"] if pair[0] not in taken]
         notes.append(f"{both(missing)} taken out of train by the questions' hashes")
     known = {question for question, _ in parts["train"]}
     for name in ("validation", "test"):
